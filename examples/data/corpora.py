@@ -1,0 +1,223 @@
+"""Any collection of documents becomes one `datasets.Dataset` with the columns `id`, `text`, `category` and `query`."""
+
+import html
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from datasets import Dataset, Features, List, Value, load_dataset
+
+from .python_docs import python_docs
+from .rows import JSON, CorpusError, decode_rows, kind_of_file, read_rows
+
+TEXT_COLUMNS = ("title", "description", "brand", "text")
+CATEGORY_COLUMNS = ("categories", "category")
+NUM_EXAMPLES = 5  # how many offending ids a message names
+_TAGS = "a|b|big|blockquote|body|br|center|div|em|font|h[1-6]|head|hr|html|i|img|li|ol|p|pre|small|span|strong|sub|sup"
+_TAG = re.compile(rf"</?(?:{_TAGS}|table|tbody|td|th|thead|tr|tt|u|ul)(?:\s[^<>]*)?/?>|<!--.*?-->", re.I | re.S)
+
+
+@dataclass
+class CorpusArguments:
+    """Where the documents come from. With neither a file nor a data set: Python's standard library documentation."""
+
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Documents in a file, one per row: .jsonl, .json or .csv (also as .gz), or .parquet."},
+    )
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Documents in a data set of the Hub, or in a local folder that holds one."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of that data set."})
+    dataset_split: str = field(default="train", metadata={"help": "The split of that data set."})
+    id_column: str = field(
+        default="id", metadata={"help": "The column with the documents' ids: unique, whole numbers or text."}
+    )
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The columns that make up a document's text, in this order, one per line; empty ones are left "
+            "out. Default: those of title, description, brand, text that exist."
+        },
+    )
+    category_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "The column with the documents' categories, used to judge the semantic IDs, never in the text: "
+            "a list from general to specific, or text with ' > ' between the levels. Default: categories, or "
+            "category, if there is one; '' for none."
+        },
+    )
+    query_column: str | None = field(
+        default=None, metadata={"help": "The column with a query per document, kept apart from the text."}
+    )
+    max_documents: int | None = field(default=None, metadata={"help": "Read the first so many documents only."})
+    drop_empty_texts: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out documents without any text, which otherwise are an error. (Of Amazon-Beauty 2014, "
+            "7 of 12,101 items have no title, brand or description.)"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.train_file is not None and self.dataset_name is not None:
+            raise ValueError("Give either train_file or dataset_name, not both.")
+        if self.max_documents is not None and self.max_documents < 1:
+            raise ValueError(f"max_documents={self.max_documents}: expected at least 1, or none for all documents.")
+        if isinstance(self.text_columns, str):  # `text_columns: title` in a YAML file
+            self.text_columns = [self.text_columns]
+
+
+def load_corpus(arguments: CorpusArguments) -> Dataset:
+    """The documents that the arguments name, in the order of their source.
+
+    Returns:
+        A data set with the columns `id` (unique; int64 if every id is a whole number, else string), `text` (not
+        empty, without HTML, white space collapsed), and where the source has them `category` (list of strings,
+        general to specific, may be empty) and `query` (string, may be empty).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorpusError: the source cannot be read or has no rows, a column is missing, ids are missing or repeated, or
+            texts are empty.
+    """
+    if arguments.train_file is None and arguments.dataset_name is None:
+        return _first(python_docs(), arguments.max_documents)
+    if arguments.train_file is not None:
+        source = arguments.train_file
+        rows, columns = read_rows(arguments.train_file)
+    else:
+        source = arguments.dataset_name
+        rows = load_dataset(source, arguments.dataset_config_name, split=arguments.dataset_split)
+        columns = rows.column_names
+    if not len(rows):
+        raise CorpusError(f"{source} holds no rows; expected one per document.")
+    choice = _Columns.choose(arguments, columns, source)
+    corpus = _documents(_first(rows, arguments.max_documents), choice)
+    _check_ids(corpus["id"][:], source, choice.id)
+    return _without_empty_texts(corpus, arguments.drop_empty_texts, source, choice.text)
+
+
+@dataclass
+class _Columns:
+    """Which of a source's columns hold what."""
+
+    id: str
+    text: list[str]
+    category: str | None
+    query: str | None
+    ids_are_text: bool  # the source has no other type, so that a number is known by its look only
+
+    @classmethod
+    def choose(cls, arguments: CorpusArguments, columns: list[str], source: str) -> "_Columns":
+        text = arguments.text_columns or [name for name in TEXT_COLUMNS if name in columns]
+        category = arguments.category_column
+        if category is None:
+            category = next((name for name in CATEGORY_COLUMNS if name in columns), None)
+        query = arguments.query_column
+        asked = {"id_column": [arguments.id_column], "text_columns": text or [" or ".join(TEXT_COLUMNS)]}
+        asked |= {"category_column": [category] if category else [], "query_column": [query] if query else []}
+        for argument, names in asked.items():
+            missing = [name for name in names if name not in columns]
+            if missing:
+                raise CorpusError(
+                    f"{source} has no column {', '.join(missing)}; it has {', '.join(columns)}. "
+                    f"Name the right one with --{argument}."
+                )
+        is_csv = arguments.train_file is not None and kind_of_file(arguments.train_file) == "csv"
+        return cls(arguments.id_column, text, category or None, query or None, is_csv)
+
+
+def _documents(rows: Dataset, columns: _Columns) -> Dataset:
+    """One document per row; ids are text unless all of them are whole numbers."""
+    needed = {JSON, columns.id, *columns.text, columns.category, columns.query}
+    rows = rows.select_columns([name for name in rows.column_names if name in needed])
+    features = {"id": Value("string"), "is_number": Value("bool"), "text": Value("string")}
+    features |= {"category": List(Value("string"))} if columns.category else {}
+    features |= {"query": Value("string")} if columns.query else {}
+    corpus = rows.map(
+        lambda batch, indices: _document_batch(decode_rows(batch), indices, columns),
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=Features(features),
+        load_from_cache_file=False,  # the cache's key does not see changes of the functions that are called
+        desc="Reading documents",
+    )
+    are_numbers = all(corpus["is_number"][:])
+    corpus = corpus.remove_columns("is_number")
+    return corpus.cast_column("id", Value("int64")) if are_numbers else corpus
+
+
+def _document_batch(rows: list[dict], indices: list[int], columns: _Columns) -> dict[str, list]:
+    documents: dict[str, list] = {"id": [], "is_number": [], "text": []}
+    for index, row in zip(indices, rows, strict=True):
+        value = row.get(columns.id)
+        if not isinstance(value, int | str) or isinstance(value, bool) or not str(value).strip():
+            raise CorpusError(
+                f"Row {index + 1} has {columns.id}={value!r}; expected a whole number or text as the document's id."
+            )
+        documents["id"].append(str(value).strip())
+        documents["is_number"].append(_is_number(value, columns.ids_are_text))
+        documents["text"].append("\n".join(filter(None, (clean_text(row.get(name)) for name in columns.text))))
+    if columns.category:
+        documents["category"] = [category_path(row.get(columns.category)) for row in rows]
+    if columns.query:
+        documents["query"] = [clean_text(row.get(columns.query)) for row in rows]
+    return documents
+
+
+def _is_number(value: int | str, may_be_text: bool) -> bool:
+    if isinstance(value, str):  # "007" is not a number: it could not be written back
+        return may_be_text and re.fullmatch(r"0|-?[1-9]\d{0,17}", value.strip(), re.ASCII) is not None
+    return -(2**63) <= value < 2**63
+
+
+def clean_text(value: str | int | float | list | None) -> str:
+    """A cell as text on one line: a list's entries one after another, no HTML tags or entities, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return " ".join(filter(None, map(clean_text, value)))
+    return " ".join(html.unescape(_TAG.sub(" ", str(value))).split())
+
+
+def category_path(value: str | int | list | None) -> list[str]:
+    """A cell as a path of categories, general to specific; of a list of paths the first."""
+    if isinstance(value, list):
+        if value and isinstance(value[0], list):
+            value = value[0]
+        return [text for text in map(clean_text, value) if text]
+    return [text for text in clean_text(value).split(" > ") if text]
+
+
+def _first(rows: Dataset, count: int | None) -> Dataset:
+    return rows if count is None else rows.select(range(min(count, len(rows))))
+
+
+def _check_ids(ids: list[int] | list[str], source: str, column: str) -> None:
+    repeated = [value for value, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise CorpusError(
+            f"{source}: {len(repeated)} ids in column {column} stand for several documents: {_some(repeated)}. "
+            "Expected one row per id: remove the repetitions or name another --id_column."
+        )
+
+
+def _without_empty_texts(corpus: Dataset, drop: bool, source: str, columns: list[str]) -> Dataset:
+    is_empty = [not text for text in corpus["text"][:]]
+    if not any(is_empty):
+        return corpus
+    if drop and not all(is_empty):
+        return corpus.select([index for index, empty in enumerate(is_empty) if not empty])
+    empty_ids = [value for value, empty in zip(corpus["id"], is_empty, strict=True) if empty]
+    raise CorpusError(
+        f"{source}: {len(empty_ids)} of {len(corpus)} documents have no text in {', '.join(columns)}: ids "
+        f"{_some(empty_ids)}. Name more columns with --text_columns, or leave them out with --drop_empty_texts."
+    )
+
+
+def _some(values: list) -> str:
+    named = ", ".join(map(repr, values[:NUM_EXAMPLES]))
+    return named if len(values) <= NUM_EXAMPLES else f"{named} and {len(values) - NUM_EXAMPLES} more"

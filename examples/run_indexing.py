@@ -1,0 +1,203 @@
+"""Learns semantic IDs for a corpus and writes a model folder that `AutoModel` loads and `generate` searches.
+
+    python examples/run_indexing.py
+    python examples/run_indexing.py --train_file items.jsonl.gz --output_dir outputs/items
+    accelerate launch examples/run_indexing.py examples/paper/indexing_amazon_beauty.yaml --train_file items.jsonl.gz
+
+Without arguments it indexes the documentation of Python's standard library. A first argument that ends in `.yaml` is
+a file of settings; the arguments after it win. Started again with the same settings after a stop, it goes on.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import datasets
+import yaml
+from data import CorpusArguments, load_corpus, train_tokenizer
+from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config, set_seed
+from transformers.utils import logging
+
+from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
+from modeling_lmindexer.hub import upload_folder
+from trainers import SemanticIDTrainer, SemanticIDTrainingArguments
+from trainers.learning_rate_search import search_learning_rate
+from trainers.model_card import CardContent
+from trainers.model_folder import save_model_folder
+from trainers.report import compare_codes, position_table, query_figures, sample_queries, stage_table
+
+# Shapes of the T5 that is trained from scratch without --model_name_or_path; `base` is T5-base's.
+MODEL_SIZES = {
+    "tiny": {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2},
+    "small": {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 2},
+    "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_heads": 12, "num_layers": 12, "num_decoder_layers": 12},
+}
+
+
+@dataclass
+class ModelArguments:
+    """The model to start from, and the shape of its IDs."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint to start from: T5 or another encoder-decoder, or an encoder."}
+    )
+    model_size: str = field(
+        default="tiny",
+        metadata={"help": "Shape of the T5 trained from scratch without a checkpoint.", "choices": list(MODEL_SIZES)},
+    )
+    vocab_size: int = field(default=6000, metadata={"help": "Tokens of the tokenizer trained without a checkpoint."})
+    codebook_sizes: list[int] = field(
+        default_factory=lambda: [128, 128], metadata={"help": "Codes per learned position, coarse to fine."}
+    )
+    num_disambiguation_codes: int = field(default=64, metadata={"help": "Room of the last position."})
+    similarity: str = field(
+        default="cosine", metadata={"help": "Of states and codes.", "choices": ["cosine", "dot", "euclidean"]}
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "Divides the similarity; default by similarity."}
+    )
+    reconstruction_target: str = field(
+        default="words",
+        metadata={
+            "help": "Each hidden token at its place, or the hidden words as a bag.",
+            "choices": ["tokens", "words"],
+        },
+    )
+    num_reconstructor_layers: int = field(default=1, metadata={"help": "Depth of the reconstructor."})
+    pooling: str = field(default="mean", metadata={"help": "Of an encoder's states.", "choices": ["mean", "cls"]})
+    dropout: float = field(default=0.0, metadata={"help": "Of everything that is trained from scratch."})
+    max_source_length: int = field(default=64, metadata={"help": "Tokens read of a document."})
+    learning_rates: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Grid over whole runs; the best by the reconstruction of held-out documents."},
+    )
+    licence: str | None = field(default=None, metadata={"help": "Licence of the result, for the model card."})
+
+
+def parse_arguments(argv: list[str]) -> tuple[CorpusArguments, ModelArguments, SemanticIDTrainingArguments]:
+    """Settings from a `.yaml` file, if one comes first, and from the command line."""
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        settings = yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8"))
+        from_file = []
+        for name, value in settings.items():
+            from_file += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+        argv = from_file + argv[1:]
+    if "--output_dir" not in argv:
+        argv = [*argv, "--output_dir", "outputs/python_docs"]
+    parser = HfArgumentParser((CorpusArguments, ModelArguments, SemanticIDTrainingArguments))
+    return parser.parse_args_into_dataclasses(args=argv)
+
+
+def load_tokenizer(arguments: ModelArguments, corpus: datasets.Dataset):
+    """The checkpoint's tokenizer, or one trained on the corpus."""
+    if arguments.model_name_or_path:
+        return AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    return train_tokenizer(corpus["text"], arguments.vocab_size, model_max_length=arguments.max_source_length)
+
+
+def build_model(arguments: ModelArguments, tokenizer, seed: int) -> LMIndexerForSemanticID:
+    """A new indexer on the checkpoint, or on a T5 from scratch."""
+    set_seed(seed)
+    names = (
+        "codebook_sizes", "num_disambiguation_codes", "similarity", "temperature", "reconstruction_target",
+        "num_reconstructor_layers", "pooling", "dropout", "max_source_length",
+    )  # fmt: skip
+    values = {name: getattr(arguments, name) for name in names}
+    if arguments.model_name_or_path:
+        if AutoConfig.from_pretrained(arguments.model_name_or_path).model_type == LMIndexerConfig.model_type:
+            return LMIndexerForSemanticID.from_pretrained(arguments.model_name_or_path, num_reconstructor_layers=1)
+        return LMIndexerForSemanticID.from_backbone(arguments.model_name_or_path, **values)
+    shape = MODEL_SIZES[arguments.model_size]
+    backbone = T5Config(vocab_size=len(tokenizer), dropout_rate=arguments.dropout, decoder_start_token_id=0, **shape)
+    return LMIndexerForSemanticID(LMIndexerConfig(backbone_config=backbone, **values))
+
+
+def make_trainer(
+    model_arguments: ModelArguments, training_arguments: SemanticIDTrainingArguments, tokenizer, corpus
+) -> SemanticIDTrainer:
+    """A trainer with a new model."""
+    model = build_model(model_arguments, tokenizer, training_arguments.seed)
+    return SemanticIDTrainer(model, training_arguments, train_dataset=corpus, processing_class=tokenizer)
+
+
+def examples_table(index, texts: list[str], number: int = 10) -> str:
+    """Documents with their IDs, neighbours by ID together."""
+    order = sorted(range(len(index)), key=lambda row: index.codes[row].tolist())
+    start = len(order) // 2
+    rows = order[start : start + number]
+    ids = index.semantic_ids
+    width = max(len(ids[row]) for row in rows)
+    return "\n".join(
+        f"{ids[row]:{width}}  {index.document_ids[row]}: {' '.join(texts[row].split())[:70]}" for row in rows
+    )
+
+
+def main() -> None:
+    """Trains, reports and writes."""
+    corpus_arguments, model_arguments, training_arguments = parse_arguments(sys.argv[1:])
+    logging.set_verbosity_error() if training_arguments.process_index else logging.set_verbosity_warning()
+    datasets.disable_progress_bars()
+    say = print if training_arguments.process_index == 0 else (lambda *values, **options: None)
+    with training_arguments.main_process_first(desc="data"):
+        corpus = load_corpus(corpus_arguments)
+    tokenizer = load_tokenizer(model_arguments, corpus)
+    source = (
+        corpus_arguments.train_file or corpus_arguments.dataset_name or "documentation of Python's standard library"
+    )
+    say(f"{len(corpus):,} documents from {source}", flush=True)
+
+    if model_arguments.learning_rates:
+        training_arguments.learning_rate = search_learning_rate(
+            lambda documents, rate, folder: make_trainer(
+                model_arguments,
+                replace(training_arguments, learning_rate=rate, output_dir=str(folder)),
+                tokenizer,
+                documents,
+            ),
+            corpus,
+            model_arguments.learning_rates,
+            Path(training_arguments.output_dir) / "learning_rates",
+            training_arguments.seed,
+        )
+        say(f"best learning rate: {training_arguments.learning_rate:g}")
+    trainer = make_trainer(model_arguments, training_arguments, tokenizer, corpus)
+    figures = trainer.train()
+    if training_arguments.process_index == 0:
+        report(trainer, corpus, figures, model_arguments, corpus_arguments, source)
+
+
+def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, source: str) -> None:
+    """Prints the figures, and writes the model folder."""
+    sizes, seed = trainer.model.config.codebook_sizes, trainer.args.seed
+    texts = list(corpus["text"])
+    comparison = compare_codes(trainer.documents.codes, texts, trainer.categories, sizes, seed)
+    metrics = {"documents": len(corpus), "codebook_sizes": sizes, "codes": comparison, "stages": figures}
+    queries = "No queries were given."
+    if "query" in corpus.column_names:
+        found = query_figures(
+            trainer.model.eval(), trainer.tokenizer, trainer.index,
+            sample_queries(list(corpus["id"]), list(corpus["query"]), 500, seed), seed,
+        )  # fmt: skip
+        metrics["queries"] = found
+        random = found["recall_at_10_random_ids"]
+        queries = (
+            f"{found['queries']} queries find their document among the first 10: {found['recall_at_10']:.1%} "
+            f"(random IDs: {'-' if random is None else f'{random:.1%}'}; chance: {found['recall_at_10_by_chance']:.2%})"
+        )
+    samples = examples_table(trainer.index, texts)
+    tables = position_table(comparison), stage_table(figures)
+    card = CardContent(
+        name=trainer.args.hub_model_id or str(trainer.run_dir), data=source, documents=len(corpus),
+        codebook_sizes=sizes, positions_table=tables[0], stages_table=tables[1], queries=queries, examples=samples,
+        base_model=model_arguments.model_name_or_path, licence=model_arguments.licence,
+        datasets=[corpus_arguments.dataset_name] if corpus_arguments.dataset_name else [],
+    )  # fmt: skip
+    folder = save_model_folder(trainer, metrics, card)
+    print(f"\n{tables[1]}\n\n{tables[0]}\n\n{queries}\n\n{samples}\n\nModel folder: {folder}")
+    print(f'Search it: python examples/search.py {folder} "what to look for"')
+    if trainer.args.push_to_hub:
+        print(f"Uploaded: {upload_folder(folder, trainer.args.hub_model_id, token=trainer.args.hub_token)}")
+
+
+if __name__ == "__main__":
+    main()

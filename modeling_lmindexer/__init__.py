@@ -1,0 +1,29 @@
+"""Language Models as Semantic Indexers: the model, its prefix tree and its document index.
+
+Importing this package registers the model, so that `AutoModel.from_pretrained` needs no `trust_remote_code`.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
+
+from .configuration_lmindexer import LMIndexerConfig
+from .folder import CorruptedFolderError
+from .logits_process import PrefixTreeLogitsProcessor
+from .modeling_lmindexer import LMIndexerForSemanticID
+from .outputs import LMIndexerOutput, SearchOutput
+from .prefix_tree import PrefixTree
+from .semantic_index import SemanticIndex
+
+AutoConfig.register("lmindexer", LMIndexerConfig, exist_ok=True)
+AutoModel.register(LMIndexerConfig, LMIndexerForSemanticID, exist_ok=True)
+AutoModelForSeq2SeqLM.register(LMIndexerConfig, LMIndexerForSemanticID, exist_ok=True)
+
+__all__ = [
+    "CorruptedFolderError",
+    "LMIndexerConfig",
+    "LMIndexerForSemanticID",
+    "LMIndexerOutput",
+    "PrefixTree",
+    "PrefixTreeLogitsProcessor",
+    "SearchOutput",
+    "SemanticIndex",
+]

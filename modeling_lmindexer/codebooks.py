@@ -1,0 +1,121 @@
+"""Codebooks: the code distribution (Eq. 2), the straight-through code (Eq. 6) and the flat id space of positions."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_lmindexer import LMIndexerConfig
+
+
+def straight_through(logits: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+    """The most likely code forward, the expected code backward (Eq. 6).
+
+    Args:
+        logits: `(batch, codes)`.
+        embeddings: `(codes, hidden)`.
+
+    Returns:
+        `(batch, hidden)`.
+    """
+    soft = logits.softmax(-1) @ embeddings
+    hard = embeddings[logits.argmax(-1)]
+    return soft + (hard - soft).detach()
+
+
+def codes_to_ids(codes: torch.Tensor, config: LMIndexerConfig) -> torch.Tensor:
+    """Flat ids of codes `(..., positions)`, each in `[0, size of its position)`, from the first position on."""
+    offsets = torch.tensor(config.position_offsets[: codes.shape[-1]], device=codes.device, dtype=codes.dtype)
+    return codes + offsets
+
+
+class Codebook(nn.Module):
+    """The codes of one position, `E^t`.
+
+    Attributes:
+        weight: `(codes, hidden)`.
+        initialized: whether the codes come from a clustering of hidden states (a buffer that is saved).
+        norm: common norm of the codes under cosine similarity, where their own length means nothing.
+    """
+
+    def __init__(self, num_codes: int, hidden_size: int, similarity: str, temperature: float):
+        super().__init__()
+        self.similarity, self.temperature = similarity, temperature
+        self.weight = nn.Parameter(torch.empty(num_codes, hidden_size))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("norm", torch.ones(()))
+
+    def embeddings(self) -> torch.Tensor:
+        """The codes as vectors, `(codes, hidden)`."""
+        if self.similarity == "cosine":
+            return F.normalize(self.weight, dim=-1) * self.norm
+        return self.weight
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Similarity of states `(..., hidden)` with every code, over the temperature: `(..., codes)`."""
+        if self.similarity == "cosine":
+            scores = F.normalize(hidden, dim=-1) @ F.normalize(self.weight, dim=-1).T
+        elif self.similarity == "dot":
+            scores = hidden @ self.weight.T
+        else:
+            squares = hidden.pow(2).sum(-1, keepdim=True) + self.weight.pow(2).sum(-1)
+            scores = 2 * hidden @ self.weight.T - squares
+        return scores / self.temperature
+
+    @torch.no_grad()
+    def initialize(self, centroids: torch.Tensor) -> None:
+        """Takes the centroids `(codes, hidden)` of a clustering as codes.
+
+        Raises:
+            ValueError: another shape than the codebook's.
+        """
+        if centroids.shape != self.weight.shape:
+            raise ValueError(f"Expected centroids of shape {tuple(self.weight.shape)}, got {tuple(centroids.shape)}.")
+        self.weight.copy_(centroids)
+        self.norm.copy_(self.weight.norm(dim=-1).mean())
+        self.initialized.fill_(True)
+
+
+class DisambiguationHead(nn.Module):
+    """Logits of the last position. Zero until it is trained: all documents of a group then score the same."""
+
+    def __init__(self, num_codes: int, hidden_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_codes, hidden_size))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`(..., hidden)` to `(..., codes)`, scaled like attention so that gradients do not grow with the width."""
+        return hidden @ self.weight.T * hidden.shape[-1] ** -0.5
+
+
+class Codebooks(nn.Module):
+    """All positions of an ID: a codebook for each learned one, a plain head for the disambiguation position."""
+
+    def __init__(self, config: LMIndexerConfig):
+        super().__init__()
+        self.offsets = config.position_offsets
+        self.learned = nn.ModuleList(
+            Codebook(size, config.hidden_size, config.similarity, config.temperature) for size in config.codebook_sizes
+        )
+        self.disambiguation = DisambiguationHead(config.num_disambiguation_codes, config.hidden_size)
+
+    def logits(self, hidden: torch.Tensor, position: int) -> torch.Tensor:
+        """Code logits `(..., codes of this position)` of states `(..., hidden)` at `position`, counted from 0."""
+        head = self.learned[position] if position < len(self.learned) else self.disambiguation
+        return head.logits(hidden)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Code vectors of flat ids of the first positions: `(batch, positions)` to `(batch, positions, hidden)`.
+
+        Raises:
+            ValueError: an id that does not belong to its position.
+        """
+        codes = ids - torch.tensor(self.offsets[: ids.shape[1]], device=ids.device)
+        sizes = torch.tensor([len(book.weight) for book in self.learned[: ids.shape[1]]], device=ids.device)
+        # Generation on an accelerator must not wait for this check; there, a wrong id fails in the lookup.
+        if ids.device.type == "cpu" and ((codes < 0) | (codes >= sizes)).any():
+            raise ValueError(
+                f"Decoder inputs {ids.tolist()[:3]}... hold ids of other positions: position t takes ids from "
+                f"{self.offsets} on, with {sizes.tolist()} codes each, after the start id 0."
+            )
+        vectors = [F.embedding(codes[:, t], self.learned[t].embeddings()) for t in range(ids.shape[1])]
+        return torch.stack(vectors, dim=1)

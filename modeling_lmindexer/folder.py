@@ -1,0 +1,155 @@
+"""The files of a model folder: written atomically, listed with their hashes, found on disk or on the Hub."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers.utils import cached_file
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+
+class CorruptedFolderError(ValueError):
+    """A file of a model folder is missing, truncated or not the one that its manifest lists."""
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
+
+    ```python
+    >>> with atomic_path("codes.json") as temporary:  # doctest: +SKIP
+    ...     temporary.write_text("[]")
+    ```
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # The writer may have put a new file in this one's place: what counts is the content under the name.
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def resolve_file(
+    name_or_path: str | os.PathLike, filename: str, *, optional: bool = False, **hub_kwargs
+) -> Path | None:
+    """Path of `filename` in a local folder or in the cached copy of a Hub repository.
+
+    Args:
+        name_or_path: a folder, or a repository id such as `"org/lmindexer-beauty"`.
+        filename: the file's name inside it.
+        optional: return `None` instead of raising when there is no such file.
+        hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, as in `from_pretrained`.
+
+    Raises:
+        FileNotFoundError: no such folder, repository or file.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        path = folder / hub_kwargs.get("subfolder", "") / filename
+        if path.is_file():
+            return path
+        if optional:
+            return None
+        present = sorted(entry.name for entry in folder.iterdir())
+        raise FileNotFoundError(
+            f"{folder} holds no {filename}: found {present or 'nothing'}. Give a folder that run_indexing.py wrote."
+        )
+    if optional:
+        hub_kwargs |= {
+            "_raise_exceptions_for_missing_entries": False,
+            "_raise_exceptions_for_connection_errors": False,
+            "_raise_exceptions_for_gated_repo": False,
+        }
+    try:
+        found = cached_file(str(name_or_path), filename, **hub_kwargs)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name_or_path} is no local folder, and no Hub repository with {filename} that can be reached: {error}"
+        ) from error
+    return None if found is None else Path(found)
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(path: str | os.PathLike) -> dict:
+    """The manifest at `path`, checked for its shape and format version.
+
+    Raises:
+        CorruptedFolderError: not JSON, not a manifest, or of a newer format than this package reads.
+    """
+    try:
+        manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+        version, files = manifest["format_version"], manifest["files"]
+        well_formed = isinstance(version, int) and all({"size", "sha256"} <= entry.keys() for entry in files.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptedFolderError(f"{path} is not a manifest ({error!r}); write the folder again.") from error
+    if not well_formed:
+        raise CorruptedFolderError(f"{path} is not a manifest: its entries lack a size or a hash; write it again.")
+    if version > FORMAT_VERSION:
+        raise CorruptedFolderError(
+            f"{path} has format version {version}, this package reads up to {FORMAT_VERSION}: upgrade lmindexer."
+        )
+    return manifest
+
+
+def update_manifest(folder: str | os.PathLike, filenames: list[str]) -> None:
+    """Lists files of `folder` in its manifest with size and hash; entries of vanished files are dropped."""
+    folder = Path(folder)
+    path = folder / MANIFEST_NAME
+    files = read_manifest(path)["files"] if path.exists() else {}
+    files |= {n: {"size": (folder / n).stat().st_size, "sha256": file_digest(folder / n)} for n in filenames}
+    files = {name: files[name] for name in sorted(files) if (folder / name).is_file()}
+    write_json(path, {"format_version": FORMAT_VERSION, "files": files})
+
+
+def verify_files(paths: list[Path], manifest_path: Path | None) -> None:
+    """Compares files with the manifest of their folder; without a manifest there is nothing to compare with.
+
+    Raises:
+        CorruptedFolderError: names the file, what was found and what the manifest lists.
+    """
+    if manifest_path is None:
+        return
+    files = read_manifest(manifest_path)["files"]
+    for path in paths:
+        entry = files.get(path.name)
+        if entry is None:
+            continue
+        size = path.stat().st_size
+        if size != entry["size"]:
+            raise CorruptedFolderError(
+                f"{path} has {size:,} bytes, its manifest lists {entry['size']:,}: the file is truncated or was "
+                "replaced. Download or write the folder again."
+            )
+        if file_digest(path) != entry["sha256"]:
+            raise CorruptedFolderError(
+                f"{path} differs from the file that its manifest lists (SHA-256). Download or write the folder again; "
+                f"if you changed it on purpose, run modeling_lmindexer.folder.update_manifest({str(path.parent)!r}, "
+                f"[{path.name!r}])."
+            )

@@ -1,0 +1,430 @@
+"""The semantic indexer: a language model that reads a document and writes its semantic ID."""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
+
+from .backbones import backbone_kind, encode_text
+from .codebooks import Codebook, Codebooks, DisambiguationHead, straight_through
+from .configuration_lmindexer import LMIndexerConfig
+from .decoder import ZeroLinear
+from .folder import MANIFEST_NAME, CorruptedFolderError, read_manifest, resolve_file, update_manifest, verify_files
+from .logits_process import PrefixTreeLogitsProcessor
+from .outputs import LMIndexerOutput, ReconstructionOutput, SearchOutput
+from .prefix_tree import PrefixTree
+from .reconstructor import Reconstructor
+from .search import search_documents
+from .semantic_index import SemanticIndex
+
+logger = logging.get_logger(__name__)
+
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download")
+
+
+class LMIndexerPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading of [`LMIndexerForSemanticID`]."""
+
+    config: LMIndexerConfig
+    config_class = LMIndexerConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["T5Block", "CrossAttendingLayer"]
+    _keys_to_ignore_on_load_unexpected = [r"^reconstructor\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ZeroLinear):
+            init.zeros_(module.weight)
+        elif isinstance(module, Codebook):
+            init.normal_(module.weight)
+            init.zeros_(module.initialized)
+            init.constant_(module.norm, module.weight.shape[1] ** 0.5)
+        elif isinstance(module, DisambiguationHead):
+            init.zeros_(module.weight)
+        elif isinstance(module, Reconstructor):
+            init.normal_(module.start, std=self.config.initializer_range)
+            init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As in transformers; the files are compared with the folder's manifest first.
+
+        Raises:
+            CorruptedFolderError: a file is truncated, or differs from the manifest.
+        """
+        hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        name = pretrained_model_name_or_path
+        manifest = resolve_file(name, MANIFEST_NAME, optional=True, **hub_kwargs) if name is not None else None
+        if manifest is not None:
+            listed = read_manifest(manifest)["files"]
+            weights = [n for n in listed if n.startswith("model") and n.endswith((".safetensors", ".index.json"))]
+            verify_files(
+                [resolve_file(name, n, **hub_kwargs) for n in ["config.json", *weights] if n in listed], manifest
+            )
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except SafetensorError as error:
+            raise CorruptedFolderError(
+                f"The weights in {name} cannot be read ({error}): the file is truncated or no safetensors file. "
+                "Download or write the folder again."
+            ) from error
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """As in transformers; the code goes along for users without this package, and the manifest stays true."""
+        # transformers fills in AutoConfig and AutoModel; a class can name only one model class itself.
+        self.config.auto_map = {"AutoModelForSeq2SeqLM": f"modeling_lmindexer.{type(self).__name__}"}
+        super().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory)
+        if kwargs.get("is_main_process", True) and (folder / MANIFEST_NAME).exists():
+            written = [p.name for p in folder.iterdir() if p.name.endswith((".safetensors", ".py", "config.json"))]
+            update_manifest(folder, [n for n in written if not n.startswith("prefix_tree")])
+
+
+class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
+    """Reads text, writes semantic IDs: `h^t = Decoder(Encoder(d), c^{<t})`, `P(c^t) = softmax(similarity(h^t, E^t))`.
+
+    ```python
+    >>> from transformers import T5Config
+    >>> from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
+    >>> t5 = T5Config(vocab_size=100, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    >>> config = LMIndexerConfig(backbone_config=t5, codebook_sizes=[4, 4], num_disambiguation_codes=2)
+    >>> model = LMIndexerForSemanticID(config).eval()
+    >>> model.assign(input_ids=torch.tensor([[5, 6, 7]])).shape
+    torch.Size([1, 2])
+
+    ```
+    """
+
+    def __init__(self, config: LMIndexerConfig):
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(config.backbone_config)
+        self.decoder = backbone_kind(config).build_decoder(config)
+        self.codebooks = Codebooks(config)
+        self.reconstructor = Reconstructor(config) if config.num_reconstructor_layers else None
+        self.generation_config = GenerationConfig(
+            max_new_tokens=config.id_length,
+            decoder_start_token_id=config.decoder_start_token_id,
+            pad_token_id=config.pad_token_id,
+        )
+        self.post_init()
+
+    @classmethod
+    def from_backbone(cls, name_or_path: str, *, trust_remote_code: bool = False, **config_values):
+        """A new indexer on a pretrained backbone: T5, BART, BERT, a sentence encoder, ...
+
+        Args:
+            name_or_path: folder or Hub repository of the backbone.
+            trust_remote_code: for backbones whose code is in their repository.
+            config_values: of [`LMIndexerConfig`], such as `codebook_sizes`.
+        """
+        backbone_config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+        model = cls(LMIndexerConfig(backbone_config=backbone_config, **config_values))
+        backbone = AutoModel.from_pretrained(
+            name_or_path, config=backbone_config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+        model.backbone.load_state_dict(backbone.state_dict())
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's token embeddings."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the backbone's token embeddings."""
+        self.backbone.set_input_embeddings(value)
+
+    def get_encoder(self, modality=None) -> nn.Module:
+        """The backbone's encoder."""
+        return self.backbone.get_encoder() if self.config.backbone_config.is_encoder_decoder else self.backbone
+
+    def encode(self, input_ids=None, attention_mask=None, inputs_embeds=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoder states and the mask that goes with them: `(batch, tokens, hidden)`, `(batch, tokens)`."""
+        if attention_mask is None:
+            source = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
+            attention_mask = torch.ones(source.shape, dtype=torch.long, device=source.device)
+        longest = self.config.max_source_length
+        if attention_mask.shape[1] > longest and inputs_embeds is None:
+            logger.warning_once(f"An input of {attention_mask.shape[1]} tokens was cut to the model's {longest}.")
+            order = attention_mask.ne(1).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+            input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+        return encode_text(self.get_encoder(), input_ids, attention_mask, inputs_embeds), attention_mask
+
+    def decode(self, decoder_input_ids, encoder_states, encoder_mask, cache=None, use_cache=False):
+        """`h` of the positions of `decoder_input_ids` `(batch, positions)` that are not cached, and the cache."""
+        if decoder_input_ids.shape[1] > self.config.id_length:
+            raise ValueError(
+                f"An ID has {self.config.id_length} positions, asked for {decoder_input_ids.shape[1]}: set "
+                f"max_new_tokens to at most {self.config.id_length}."
+            )
+        prefix = (
+            self.codebooks.embed(decoder_input_ids[:, 1:])
+            if decoder_input_ids.shape[1] > 1
+            else (encoder_states.new_zeros(len(decoder_input_ids), 0, self.config.hidden_size))
+        )
+        kind = backbone_kind(self.config)
+        hidden, cache = kind.decode(self, prefix, encoder_states, encoder_mask, cache, use_cache)
+        return hidden, prefix, cache
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        hint_mask: torch.Tensor | None = None,
+        target_weights: torch.Tensor | None = None,
+        quantize: bool = False,
+        view: str | None = None,
+        view_input_ids: torch.LongTensor | None = None,
+        view_attention_mask: torch.Tensor | None = None,
+    ) -> LMIndexerOutput:
+        """
+        Args:
+            input_ids: text `(batch, tokens)`.
+            attention_mask: `(batch, tokens)`.
+            decoder_input_ids: start and flat ids of a prefix `(batch, positions)`, whole also when it is cached.
+            decoder_attention_mask, decoder_inputs_embeds, output_attentions, output_hidden_states: accepted because
+                `generate` and PEFT pass them; an ID has no padding, and its inputs are always codes.
+            encoder_outputs: encoder states computed before, `(batch, tokens, hidden)`, alone or first in a tuple.
+            past_key_values: cache of the first positions.
+            inputs_embeds: `(batch, tokens, hidden)` instead of `input_ids`.
+            labels: flat ids `(batch, positions)`, -100 to ignore: gives the loss of Eq. 14.
+            hint_mask: learning an ID: `(batch, tokens)`, true for tokens that the reconstructor sees. Without
+                `decoder_input_ids` the reconstructor works alone (its warm-up), and the backbone does not run.
+            target_weights: learning an ID: `(batch, tokens)`, above 0 for the hidden tokens to predict.
+            quantize: learning an ID: the reconstructor gets the straight-through code of the last position instead
+                of `h^t` itself.
+            view: learning an ID: where the two views for the contrastive loss come from: `identical` (Eq. 9),
+                `dropout` (two passes of the text), or `crops`.
+            view_input_ids, view_attention_mask: two parts of every text for `crops`, `(batch, 2, tokens)`.
+        """
+        if decoder_inputs_embeds is not None:
+            raise ValueError("decoder_inputs_embeds is not supported: the decoder's inputs are codes.")
+        if hint_mask is not None and decoder_input_ids is None:
+            return LMIndexerOutput(reconstruction=self.reconstruct(None, input_ids, hint_mask, target_weights))
+        if encoder_outputs is None:
+            states, attention_mask = self.encode(input_ids, attention_mask, inputs_embeds)
+        else:
+            states = encoder_outputs if torch.is_tensor(encoder_outputs) else encoder_outputs[0]
+            if attention_mask is None:
+                attention_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        if decoder_input_ids is None:
+            decoder_input_ids = self.shift_right(labels, len(states), states.device)
+        hidden, prefix, cache = self.decode(
+            decoder_input_ids, states, attention_mask, past_key_values, bool(use_cache)
+        )
+        if hint_mask is None:
+            return self.predict(hidden, decoder_input_ids, labels, cache, states)
+
+        views = None
+        if view == "identical":
+            views = (hidden[:, -1], hidden[:, -1])
+        elif view == "dropout":
+            again = states if encoder_outputs is not None else self.encode(input_ids, attention_mask)[0]
+            views = (hidden[:, -1], self.decode(decoder_input_ids, again, attention_mask)[0][:, -1])
+        elif view == "crops":
+            views = self.crop_views(decoder_input_ids, view_input_ids, view_attention_mask)
+        positions = hidden.shape[1]
+        scored = positions if quantize else positions - 1
+        code_logits = tuple(self.codebooks.logits(hidden[:, t], t) for t in range(scored))
+        code = hidden[:, -1]
+        if quantize:
+            code = straight_through(code_logits[-1], self.codebooks.learned[positions - 1].embeddings())
+        codes = torch.cat([prefix.to(code.dtype), code[:, None]], dim=1)
+        return LMIndexerOutput(
+            code_logits=code_logits,
+            decoder_last_hidden_state=hidden,
+            views=views,
+            reconstruction=self.reconstruct(codes, input_ids, hint_mask, target_weights),
+        )
+
+    def crop_views(self, decoder_input_ids, view_input_ids, view_attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """`h^t` of two parts `(batch, 2, tokens)` of every document: `(batch, hidden)` each."""
+        states, mask = self.encode(view_input_ids.flatten(0, 1), view_attention_mask.flatten(0, 1))
+        hidden = self.decode(decoder_input_ids.repeat_interleave(2, dim=0), states, mask)[0][:, -1]
+        return hidden[0::2], hidden[1::2]
+
+    def reconstruct(self, codes, input_ids, hint_mask, target_weights) -> ReconstructionOutput:
+        """Predictions for the hidden tokens from `codes` `(batch, positions, hidden)`; see [`Reconstructor`]."""
+        if self.reconstructor is None:
+            raise ValueError(
+                "This model was loaded without its reconstructor (num_reconstructor_layers=0): it searches and "
+                "fine-tunes, but does not learn IDs. Load it with num_reconstructor_layers=1 to train on."
+            )
+        return self.reconstructor(codes, self.get_input_embeddings().weight, input_ids, hint_mask, target_weights)
+
+    def predict(self, hidden, decoder_input_ids, labels, cache, states) -> LMIndexerOutput:
+        """Logits in the flat id space, and the loss of Eq. 14 when there are `labels` `(batch, positions)`."""
+        first = decoder_input_ids.shape[1] - hidden.shape[1]
+        positions = range(first, decoder_input_ids.shape[1])
+        code_logits = tuple(self.codebooks.logits(hidden[:, t - first], t) for t in positions)
+        logits = hidden.new_full((*hidden.shape[:2], self.config.vocab_size), torch.finfo(hidden.dtype).min)
+        loss = None
+        for row, (t, scores) in enumerate(zip(positions, code_logits, strict=True)):
+            offset = self.config.position_offsets[t]
+            logits[:, row, offset : offset + scores.shape[-1]] = scores.to(logits.dtype)
+            if labels is not None:
+                target = torch.where(labels[:, t] == -100, -100, labels[:, t] - offset)
+                term = F.cross_entropy(scores.float(), target, ignore_index=-100, reduction="sum")
+                loss = term if loss is None else loss + term
+        return LMIndexerOutput(
+            loss=None if loss is None else loss / len(labels),
+            logits=logits,
+            code_logits=code_logits,
+            decoder_last_hidden_state=hidden,
+            past_key_values=cache,
+            encoder_last_hidden_state=states,
+        )
+
+    def shift_right(self, labels: torch.Tensor | None, batch_size: int, device) -> torch.Tensor:
+        """Decoder inputs of `labels` `(batch, positions)`: the start id, then all but the last label."""
+        start = torch.full((batch_size, 1), self.config.decoder_start_token_id, dtype=torch.long, device=device)
+        if labels is None:
+            return start
+        if labels.shape[1] > self.config.id_length:
+            raise ValueError(f"labels have {labels.shape[1]} positions, an ID has {self.config.id_length}.")
+        offsets = torch.tensor(self.config.position_offsets[: labels.shape[1] - 1], device=labels.device)
+        return torch.cat([start, torch.where(labels[:, :-1] == -100, offsets, labels[:, :-1])], dim=1)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Decoder inputs of `labels`, for `DataCollatorForSeq2Seq`."""
+        return self.shift_right(labels, len(labels), labels.device)
+
+    def prepare_inputs_for_generation(
+        self, input_ids, past_key_values=None, attention_mask=None, encoder_outputs=None, use_cache=None, **kwargs
+    ) -> dict:
+        """The whole prefix at every step: what earlier codes explain of the text is part of each position's input."""
+        return {
+            "decoder_input_ids": input_ids,
+            "past_key_values": past_key_values,
+            "attention_mask": attention_mask,
+            "encoder_outputs": encoder_outputs,
+            "use_cache": use_cache,
+        }
+
+    @torch.no_grad()
+    def generate(self, inputs=None, generation_config=None, logits_processor=None, **kwargs):
+        """As in transformers; `logits_processor` may also be a single processor, such as a prefix tree's.
+
+        With a [`PrefixTreeLogitsProcessor`] there are never more beams than IDs, so no filler is returned.
+
+        Returns:
+            flat ids `(batch * num_return_sequences, 1 + positions)`, the start id first, or a `ModelOutput`.
+        """
+        if isinstance(logits_processor, LogitsProcessor):
+            logits_processor = LogitsProcessorList([logits_processor])
+        if kwargs.get("encoder_outputs") is None:
+            # Encoded here and not by transformers, so that long and left-padded inputs are treated as in forward.
+            input_ids = kwargs.pop("input_ids", inputs)
+            states, mask = self.encode(
+                input_ids, kwargs.pop("attention_mask", None), kwargs.pop("inputs_embeds", None)
+            )
+            kwargs |= {"encoder_outputs": BaseModelOutput(last_hidden_state=states), "attention_mask": mask}
+            inputs = None
+        kwargs.pop("token_type_ids", None)
+        if generation_config is None and not {"max_new_tokens", "max_length"} & kwargs.keys():
+            prompt = kwargs.get("decoder_input_ids")
+            kwargs["max_new_tokens"] = self.config.id_length - (0 if prompt is None else prompt.shape[1] - 1)
+        # An ID's score is its log-probability: every ID is equally long.
+        if generation_config is None and (kwargs.get("num_beams") or self.generation_config.num_beams or 1) > 1:
+            kwargs.setdefault("length_penalty", 0.0)
+        # Sampling draws from all codes; transformers' default of 50 would drop most of a codebook.
+        if generation_config is None and kwargs.get("do_sample"):
+            kwargs.setdefault("top_k", 0)
+        for processor in logits_processor or []:
+            if isinstance(processor, PrefixTreeLogitsProcessor):
+                self.limit_beams(len(processor.tree), generation_config, kwargs)
+        return super().generate(inputs, generation_config, logits_processor=logits_processor, **kwargs)
+
+    def limit_beams(self, num_ids: int, generation_config: GenerationConfig | None, kwargs: dict) -> None:
+        """Lowers `num_beams` and `num_return_sequences` in `kwargs` to the number of IDs that exist."""
+        settings = generation_config or self.generation_config
+        for name in ("num_beams", "num_return_sequences"):
+            asked = kwargs.get(name, getattr(settings, name, None)) or 1
+            sampling = kwargs.get("do_sample", settings.do_sample) and name == "num_return_sequences"
+            if asked > num_ids and not sampling:
+                logger.warning_once(f"{name}={asked} was lowered to {num_ids}: the index holds no more documents.")
+                kwargs[name] = num_ids
+
+    @torch.no_grad()
+    def assign(self, input_ids=None, attention_mask=None, encoder_outputs=None) -> torch.LongTensor:
+        """The IDs of texts: at every learned position the most likely code after the codes before it (Eq. 3).
+
+        Args:
+            input_ids: `(batch, tokens)`.
+            attention_mask: `(batch, tokens)`.
+            encoder_outputs: encoder states computed before.
+
+        Returns:
+            flat ids `(batch, learned positions)`; the disambiguation position is the index's to give.
+        """
+        if encoder_outputs is None:
+            states, attention_mask = self.encode(input_ids, attention_mask)
+        else:
+            states = encoder_outputs if torch.is_tensor(encoder_outputs) else encoder_outputs[0]
+        ids = self.shift_right(None, len(states), states.device)
+        for t in range(self.config.num_learned_positions):
+            hidden = self.decode(ids, states, attention_mask)[0][:, -1]
+            codes = self.codebooks.logits(hidden, t).argmax(-1, keepdim=True)
+            ids = torch.cat([ids, codes + self.config.position_offsets[t]], dim=1)
+        return ids[:, 1:]
+
+    def search(
+        self, *, index: SemanticIndex, num_beams: int = 20, top_k: int = 10, allowed=None, **inputs
+    ) -> SearchOutput:
+        """The documents that texts point at: beam search over the IDs of `index`; see [`search_documents`]."""
+        return search_documents(self, index, num_beams=num_beams, top_k=top_k, allowed=allowed, **inputs)
+
+    def resize_disambiguation(self, num_codes: int) -> None:
+        """Grows the last position to `num_codes`; the new codes score like an untrained one.
+
+        Raises:
+            ValueError: fewer codes than there are.
+        """
+        head = self.codebooks.disambiguation
+        if num_codes < len(head.weight):
+            raise ValueError(
+                f"The disambiguation position has {len(head.weight)} codes; it cannot shrink to {num_codes}."
+            )
+        head.weight = nn.Parameter(F.pad(head.weight.data, (0, 0, 0, num_codes - len(head.weight))))
+        self.config.num_disambiguation_codes = num_codes
+
+    def drop_reconstructor(self) -> None:
+        """Leaves the reconstructor out: a model that searches and fine-tunes does not need it."""
+        self.reconstructor = None
+        self.config.num_reconstructor_layers = 0
+
+    @staticmethod
+    def load_prefix_tree(name_or_path: str | os.PathLike, **hub_kwargs) -> PrefixTreeLogitsProcessor:
+        """The logits processor of a model folder, for users without this package."""
+        return PrefixTreeLogitsProcessor(PrefixTree.from_pretrained(name_or_path, **hub_kwargs))
+
+    @staticmethod
+    def load_index(name_or_path: str | os.PathLike, **hub_kwargs) -> SemanticIndex:
+        """The document index of a model folder, for users without this package."""
+        return SemanticIndex.from_pretrained(name_or_path, **hub_kwargs)
+
+
+LMIndexerConfig.register_for_auto_class()
+LMIndexerForSemanticID.register_for_auto_class("AutoModel")

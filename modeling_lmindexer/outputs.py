@@ -1,0 +1,64 @@
+"""What the model returns."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class LMIndexerOutput(ModelOutput):
+    """Output of [`LMIndexerForSemanticID`].
+
+    Args:
+        loss: Eq. 14, summed over positions and averaged over documents, when `labels` are given.
+        logits: `(batch, positions, vocab_size)`, the lowest finite number outside each position's own codes.
+        code_logits: one `(batch, codes)` per position, before they are laid out in the flat id space.
+        decoder_last_hidden_state: `h^t` for every position, `(batch, positions, hidden)`.
+        views: anchors and second views of the last position's `h^t` for the contrastive loss, `(batch, hidden)` each.
+        reconstruction: what the reconstruction loss needs.
+        past_key_values: self-attention and cross-attention cache.
+        encoder_last_hidden_state: `(batch, tokens, hidden)`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    code_logits: tuple[torch.Tensor, ...] | None = None
+    decoder_last_hidden_state: torch.Tensor | None = None
+    views: tuple[torch.Tensor, torch.Tensor] | None = None
+    reconstruction: "ReconstructionOutput | None" = None
+    past_key_values: Cache | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+
+
+@dataclass
+class ReconstructionOutput(ModelOutput):
+    """Predictions of the reconstructor for `predictions` hidden tokens (or one bag per document).
+
+    Args:
+        logits: `(predictions, vocabulary)`.
+        targets: token indices in the vocabulary `(predictions,)`, or distributions `(predictions, vocabulary)`.
+        weights: `(predictions,)`, weight of each prediction among those of its document.
+        documents: `(predictions,)`, row of the batch that each prediction belongs to.
+    """
+
+    logits: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
+    documents: torch.Tensor | None = None
+
+
+@dataclass
+class SearchOutput(ModelOutput):
+    """Documents that were found, best first.
+
+    Args:
+        documents: one list of document ids per query.
+        scores: `(queries, top_k)` log-probabilities of the IDs, `-inf` where fewer were found.
+        sequences: `(queries, top_k, positions)` flat ids, 0 where fewer were found.
+    """
+
+    documents: list | None = None
+    scores: torch.Tensor | None = None
+    sequences: torch.Tensor | None = None

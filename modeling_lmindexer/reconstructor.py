@@ -1,0 +1,153 @@
+"""The reconstructor: rebuilds a document's hidden tokens from its codes and the tokens left visible (Eq. 5 and 7)."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_lmindexer import LMIndexerConfig
+from .outputs import ReconstructionOutput
+
+
+def sinusoidal_positions(length: int, width: int, like: torch.Tensor) -> torch.Tensor:
+    """Fixed position vectors `(length, width)` for inputs of any length (Vaswani et al., 2017)."""
+    rates = torch.exp(torch.arange(0, width, 2, device=like.device) * (-9.210340371976184 / width))
+    angles = torch.arange(length, device=like.device)[:, None] * rates  # 9.21... is ln(10000)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width].to(like.dtype)
+
+
+class ReconstructorLayer(nn.Module):
+    """One bidirectional Transformer layer whose queries are codes and whose keys and values are the visible tokens.
+
+    Queries do not attend to each other and hidden tokens are never keys, so no depth leaks what is to be predicted.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, queries: torch.Tensor, hints: torch.Tensor, hint_mask: torch.Tensor) -> torch.Tensor:
+        """`queries` (batch, codes, places, width), `hints` (batch, tokens, width), `hint_mask` (batch, tokens)."""
+        batch, codes, places, width = queries.shape
+        query = self.query(self.attention_norm(queries)).view(batch, codes * places, self.num_heads, -1)
+        # One zero key that is always visible: a document without hints attends to nothing instead of failing.
+        key_value = F.pad(self.key_value(hints), (0, 0, 0, 1)).view(
+            batch, -1, self.num_heads, 2 * width // self.num_heads
+        )
+        key, value = key_value.chunk(2, dim=-1)
+        mask = F.pad(hint_mask, (0, 1), value=True)[:, None, None, :]
+        attended = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        attended = self.output(attended.transpose(1, 2).reshape(batch, codes, places, width))
+        hidden = queries + F.dropout(attended, self.dropout, self.training)
+        return hidden + F.dropout(self.feed_forward(self.feed_forward_norm(hidden)), self.dropout, self.training)
+
+
+class Reconstructor(nn.Module):
+    """Predicts hidden tokens: `z_w = sum_j Trans(q = c^j, k = hints, v = hints)`, `P(w) = softmax(W z_w)`.
+
+    `W` is the backbone's token embedding matrix, divided by the mean norm of its rows because backbones differ in it
+    by a factor of 50. With `reconstruction_target="words"` there is one query per document instead of one per place.
+    """
+
+    def __init__(self, config: LMIndexerConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.bag = config.reconstruction_target == "words"
+        heads = max(1, width // 64)
+        self.start = nn.Parameter(torch.zeros(width))
+        self.query_norm, self.hint_norm, self.output_norm = (
+            nn.LayerNorm(width),
+            nn.LayerNorm(width),
+            nn.LayerNorm(width),
+        )
+        self.layers = nn.ModuleList(
+            ReconstructorLayer(width, heads if width % heads == 0 else 1, config.dropout)
+            for _ in range(config.num_reconstructor_layers)
+        )
+        self.bias = nn.Parameter(torch.zeros(config.backbone_config.vocab_size))
+        self.register_buffer("vocabulary", None, persistent=False)
+        self.register_buffer("index_in_vocabulary", None, persistent=False)
+
+    def set_vocabulary(self, token_ids: torch.Tensor) -> None:
+        """Predict only among these token ids `(tokens,)`, sorted and unique: the ones that the corpus has."""
+        index = torch.zeros(len(self.bias), dtype=torch.long)
+        index[token_ids] = torch.arange(len(token_ids))
+        self.vocabulary = token_ids.to(self.bias.device)
+        self.index_in_vocabulary = index.to(self.bias.device)
+
+    def forward(
+        self,
+        codes: torch.Tensor | None,
+        token_embedding: torch.Tensor,
+        input_ids: torch.Tensor,
+        hint_mask: torch.Tensor,
+        target_weights: torch.Tensor,
+    ) -> ReconstructionOutput:
+        """
+        Args:
+            codes: `(batch, positions, hidden)`, one vector per code; `None` while the reconstructor warms up.
+            token_embedding: `W`, `(tokens of the backbone, hidden)`.
+            input_ids: `(batch, tokens)`.
+            hint_mask: `(batch, tokens)`, true for visible tokens.
+            target_weights: `(batch, tokens)`, above 0 for the tokens to predict.
+        """
+        if codes is None:
+            codes = self.start.expand(len(input_ids), 1, -1)
+        places = sinusoidal_positions(input_ids.shape[1], codes.shape[-1], codes)
+        hints = self.hint_norm(F.embedding(input_ids, token_embedding)) + places
+        queries = self.query_norm(codes)[:, :, None]  # (batch, positions, 1, hidden)
+        if not self.bag:
+            queries = queries + places  # (batch, positions, tokens, hidden)
+        for layer in self.layers:
+            queries = layer(queries, hints, hint_mask)
+        hidden = queries.sum(dim=1)
+        return (
+            self.predict_bag(hidden[:, 0], token_embedding, input_ids, target_weights)
+            if self.bag
+            else (self.predict_tokens(hidden, token_embedding, input_ids, target_weights))
+        )
+
+    def token_logits(self, hidden: torch.Tensor, token_embedding: torch.Tensor) -> torch.Tensor:
+        """`(predictions, hidden)` to `(predictions, vocabulary)`."""
+        weight, bias = token_embedding, self.bias
+        if self.vocabulary is not None:
+            weight, bias = weight[self.vocabulary], bias[self.vocabulary]
+        scale = weight.detach().norm(dim=-1).mean().clamp(min=1e-6)
+        return self.output_norm(hidden) @ (weight / scale).T + bias
+
+    def target_indices(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Places of token ids in the vocabulary."""
+        return token_ids if self.index_in_vocabulary is None else self.index_in_vocabulary[token_ids]
+
+    def predict_tokens(self, hidden, token_embedding, input_ids, target_weights) -> ReconstructionOutput:
+        """One prediction per hidden token, at its place; `hidden` is `(batch, tokens, hidden)`."""
+        documents, places = target_weights.nonzero(as_tuple=True)
+        return ReconstructionOutput(
+            logits=self.token_logits(hidden[documents, places], token_embedding),
+            targets=self.target_indices(input_ids[documents, places]),
+            weights=target_weights[documents, places],
+            documents=documents,
+        )
+
+    def predict_bag(self, hidden, token_embedding, input_ids, target_weights) -> ReconstructionOutput:
+        """One prediction per document, against the weights of its hidden tokens; `hidden` is `(batch, hidden)`."""
+        logits = self.token_logits(hidden, token_embedding)
+        total = target_weights.sum(-1)
+        # Accumulated in the weights' own precision: a bag adds up to 1 also under autocast.
+        targets = torch.zeros_like(logits, dtype=target_weights.dtype)
+        targets.scatter_add_(1, self.target_indices(input_ids), target_weights)
+        return ReconstructionOutput(
+            logits=logits,
+            targets=targets / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None],
+            weights=total,
+            documents=torch.arange(len(logits), device=logits.device),
+        )

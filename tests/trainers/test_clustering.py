@@ -1,0 +1,182 @@
+"""k-means: its labels are what the codebook assigns, every code is used, and the seed decides everything."""
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+from trainers.clustering import _fill, kmeans
+
+SIMILARITIES = ["cosine", "dot", "euclidean"]
+
+
+def scores(vectors, centroids, similarity):
+    """`(N, K)` similarities in float64, by their definitions."""
+    vectors, centroids = vectors.astype(np.float64), centroids.astype(np.float64)
+    if similarity == "euclidean":
+        return -np.square(vectors[:, None] - centroids).sum(axis=2)
+    products = vectors @ centroids.T
+    if similarity == "dot":
+        return products
+    return products / np.linalg.norm(vectors, axis=1)[:, None] / np.linalg.norm(centroids, axis=1)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    """`(400, 12)`, 20 blobs off the origin, of lengths that differ by a factor of 10."""
+    rng = np.random.default_rng(0)
+    points = np.repeat(rng.normal(size=(20, 12)), 20, axis=0) + 0.3 * rng.normal(size=(400, 12)) + 0.5
+    return (points * rng.uniform(0.3, 3, size=(400, 1))).astype(np.float32)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("num_clusters", [2, 16, 100])
+def test_labels_are_the_most_similar_centroids(vectors, similarity, num_clusters):
+    centroids, labels = kmeans(vectors, num_clusters, similarity=similarity, seed=1)
+    assert centroids.shape == (num_clusters, 12) and centroids.dtype == np.float32
+    assert labels.shape == (400,) and labels.dtype == np.int64
+    np.testing.assert_array_equal(labels, scores(vectors, centroids, similarity).argmax(axis=1))
+    assert len(np.unique(labels)) == num_clusters
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_centroids_share_the_vectors_mean_norm(vectors, similarity):
+    centroids, labels = kmeans(vectors, 16, similarity=similarity, seed=1)
+    norms = np.linalg.norm(centroids, axis=1)
+    np.testing.assert_allclose(norms, np.linalg.norm(vectors, axis=1).mean(), rtol=1e-6)
+    other = "dot" if similarity == "cosine" else "cosine"
+    np.testing.assert_array_equal(labels, scores(vectors, centroids, other).argmax(axis=1))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_lengths_do_not_matter_to_directions(vectors, similarity):
+    """Powers of two change no rounding, so the labels stay as they are; Euclidean ones do not."""
+    lengths = 2.0 ** np.random.default_rng(2).integers(-3, 4, size=(400, 1)).astype(np.float32)
+    first, second = (kmeans(v, 16, similarity=similarity, seed=1).labels for v in (vectors, vectors * lengths))
+    np.testing.assert_array_equal(first, second)
+    third, fourth = (kmeans(v, 16, similarity="euclidean", seed=1).labels for v in (vectors, vectors * lengths))
+    assert (third != fourth).any()
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_separate_blobs_are_found(similarity):
+    rng = np.random.default_rng(3)
+    blob = np.repeat(np.arange(8), 15)
+    points = (10 * np.eye(8)[blob] + 0.2 * rng.normal(size=(120, 8))).astype(np.float32)
+    labels = kmeans(points, 8, similarity=similarity, seed=0).labels
+    assert adjusted_rand_score(blob, labels) == 1
+
+
+def test_euclidean_is_as_good_as_scikit_learn(vectors):
+    centroids, labels = kmeans(vectors, 20, similarity="euclidean", seed=0, restarts=3)
+    inertia = np.square(vectors - centroids[labels]).sum()
+    assert inertia < 1.05 * KMeans(20, n_init=3, random_state=0).fit(vectors).inertia_
+
+
+def test_restarts_keep_the_best(vectors):
+    def inertia(restarts):
+        centroids, labels = kmeans(vectors, 20, similarity="euclidean", seed=0, restarts=restarts)
+        return np.square(vectors - centroids[labels]).sum()
+
+    assert inertia(8) < inertia(1)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_the_seed_decides_every_bit(similarity):
+    """Enough vectors for faiss to use several threads and blocks."""
+    points = np.random.default_rng(4).normal(size=(6000, 24)).astype(np.float32)
+    threads = faiss.omp_get_max_threads()
+    runs = []
+    try:
+        for number in (1, 1, 2):
+            faiss.omp_set_num_threads(number)
+            runs.append(kmeans(points, 32, similarity=similarity, seed=5, iterations=5))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    for run in runs[1:]:
+        np.testing.assert_array_equal(run.centroids, runs[0].centroids)
+        np.testing.assert_array_equal(run.labels, runs[0].labels)
+    assert (kmeans(points, 32, similarity=similarity, seed=6, iterations=5).labels != runs[0].labels).any()
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_no_code_stays_empty_with_enough_distinct_vectors(data):
+    """Coarse points, many of them equal, and as many clusters as they can fill."""
+    similarity = data.draw(st.sampled_from(SIMILARITIES))
+    point = st.tuples(st.integers(-3, 3), st.integers(-3, 3)).filter(any)
+    points = np.array(data.draw(st.lists(point, min_size=2, max_size=30)), dtype=np.float32)
+    if similarity == "euclidean":
+        distinct = {tuple(p) for p in points}
+    else:
+        distinct = {tuple(np.round(p / np.linalg.norm(p), 4) + 0.0) for p in points}
+    seed = data.draw(st.integers(0, 5))
+    for num_clusters in {2, len(distinct) // 2, len(distinct)} - {0, 1}:
+        if num_clusters > len(distinct):
+            with pytest.raises(ValueError, match="set a smaller codebook"):
+                kmeans(points, num_clusters, similarity=similarity, seed=seed)
+            continue
+        labels = kmeans(points, num_clusters, similarity=similarity, seed=seed).labels
+        assert len(np.unique(labels)) == num_clusters
+
+
+def test_unwanted_centroids_move_to_the_farthest_vectors():
+    """Two of the four centroids are nobody's: one copies the first, one lies off; two vectors lie far away."""
+    points = np.array([[0, 0], [1, 0], [10, 0], [0, 30], [0, 30]], dtype=np.float32)
+    centroids = np.array([[0.5, 0], [0.5, 0], [-90, -90], [10, 0]], dtype=np.float32)
+    filled, labels = _fill(points, centroids.copy(), None)
+    np.testing.assert_array_equal(filled[1], [0, 30])
+    np.testing.assert_array_equal(filled[2], [0, 0])
+    np.testing.assert_array_equal(labels, [2, 0, 3, 1, 1])
+
+
+def test_many_unwanted_centroids_move_in_one_round():
+    """One by one they would take more rounds than there are."""
+    points = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    labels = _fill(points, np.zeros((40, 3), np.float32), None).labels
+    assert sorted(labels) == list(range(40))
+
+
+def test_a_centroid_without_direction_gets_one(monkeypatch):
+    """Directions that cancel out have the mean zero, which no norm can be given to."""
+    points = np.array([[2, 0], [-2, 0], [0, 2], [0, -2]], dtype=np.float32)
+    monkeypatch.setattr("trainers.clustering._train", lambda *_: np.array([[0, 0], [0, 1]], dtype=np.float32))
+    centroids, labels = kmeans(points, 2, similarity="cosine", seed=0)
+    np.testing.assert_array_equal(np.linalg.norm(centroids, axis=1), 2)
+    assert set(labels) == {0, 1}
+
+
+def test_zero_vectors_get_the_first_code():
+    points = np.concatenate([np.zeros((3, 2)), np.eye(2), -np.eye(2)]).astype(np.float32)
+    centroids, labels = kmeans(points, 4, similarity="cosine", seed=0)
+    assert np.linalg.norm(centroids, axis=1).min() > 0
+    assert labels[:3].tolist() == [0, 0, 0] and set(labels[3:]) == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="only 4 of the documents' vectors are distinct"):
+        kmeans(points, 5, similarity="cosine", seed=0)
+
+
+def test_equal_up_to_the_sign_of_zero_is_not_distinct():
+    points = np.array([[0.0, 1.0], [-0.0, 1.0], [2.0, 1.0]], dtype=np.float32)
+    with pytest.raises(ValueError, match="only 2 of the documents' vectors are distinct, 3 codes"):
+        kmeans(points, 3, similarity="euclidean", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_clusters": 500}, "400 documents, 500 codes: set a smaller codebook"),
+        ({"num_clusters": 1}, "at least 2"),
+        ({"similarity": "manhattan"}, "similarity is one of"),
+        ({"vectors": np.zeros(12, np.float32)}, "shape"),
+        ({"vectors": np.full((400, 12), np.nan, np.float32)}, "nan or infinity"),
+        ({"vectors": np.full((400, 12), 1e300)}, "nan or infinity"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_what_cannot_be_clustered_is_an_error(vectors, change, message):
+    arguments = {"vectors": vectors, "num_clusters": 16, "similarity": "dot", "seed": 0} | change
+    with pytest.raises(ValueError, match=message):
+        kmeans(**arguments)

@@ -1,0 +1,162 @@
+"""k-means over the corpus's hidden states: a codebook to start from, and the codes that codebook itself assigns."""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+_FILLING_ROUNDS = 20
+_SCORES_IN_MEMORY = 2**24
+
+
+class Clustering(NamedTuple):
+    """`centroids` `(K, D)` float32 and `labels` `(N,)` int64: the most similar centroid, the lowest of equals."""
+
+    centroids: np.ndarray
+    labels: np.ndarray
+
+
+def kmeans(
+    vectors: np.ndarray,
+    num_clusters: int,
+    *,
+    similarity: Literal["cosine", "dot", "euclidean"],
+    seed: int,
+    iterations: int = 25,
+    restarts: int = 1,
+) -> Clustering:
+    """Cluster by the similarity that later assigns the codes.
+
+    Cosine and dot product are one computation, spherical k-means: all centroids have the mean norm of the vectors, so
+    that no centroid wins by its length and both similarities are largest at the same one. No cluster is left empty.
+    The result depends on the arguments alone, bit by bit.
+
+    Args:
+        vectors: `(N, D)`, used as float32. A zero vector has no direction: for cosine and dot product it gets label 0.
+        num_clusters: `K`, at least 2.
+        similarity: the codebook's.
+        seed: of the k-means++ start.
+        iterations: Lloyd's, per restart.
+        restarts: independent starts, of which the best is kept.
+
+    Raises:
+        ValueError: fewer vectors, or fewer vectors that can be told apart, than clusters; a vector that is not finite;
+            fewer than two clusters; an unknown similarity.
+    """
+    if similarity not in ("cosine", "dot", "euclidean"):
+        raise ValueError(f"similarity is one of cosine, dot and euclidean, not {similarity!r}")
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    _check(vectors, num_clusters)
+    if similarity == "euclidean":
+        _check_distinct(vectors, num_clusters)
+        centroids = _train(vectors, num_clusters, False, seed, iterations, restarts)
+        return _fill(vectors, centroids, None)
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    directions = np.divide(vectors, norms[:, None], where=norms[:, None] > 0, out=np.zeros_like(vectors))
+    _check_distinct((direction for direction, norm in zip(directions, norms, strict=True) if norm), num_clusters)
+    centroids = _train(directions, num_clusters, True, seed, iterations, restarts)
+    # Directions that cancel out leave a centroid without one; any will do, for it is moved if nothing prefers it.
+    centroids[~centroids.any(axis=1)] = directions[np.argmax(norms)]
+    return _fill(vectors, _on_norm(centroids, norms.mean()), norms)
+
+
+def _check(vectors: np.ndarray, num_clusters: int):
+    if vectors.ndim != 2:
+        raise ValueError(f"vectors have the shape (documents, dimensions), not {vectors.shape}")
+    if num_clusters < 2:
+        raise ValueError(f"{num_clusters} codes tell no documents apart: a codebook has at least 2")
+    if len(vectors) < num_clusters:
+        raise ValueError(f"{len(vectors)} documents, {num_clusters} codes: set a smaller codebook for this corpus")
+    if not np.isfinite(vectors).all():
+        raise ValueError("some vectors hold nan or infinity: the model diverged, or its precision overflowed")
+
+
+def _check_distinct(points: Iterable[np.ndarray], num_clusters: int):
+    distinct = set()
+    for point in points:
+        distinct.add((point + 0.0).tobytes())  # -0.0 + 0.0 is 0.0: equal values get equal bytes
+        if len(distinct) == num_clusters:
+            return
+    raise ValueError(
+        f"only {len(distinct)} of the documents' vectors are distinct, {num_clusters} codes: set a smaller codebook"
+    )
+
+
+def _train(
+    points: np.ndarray, num_clusters: int, spherical: bool, seed: int, iterations: int, restarts: int
+) -> np.ndarray:
+    """`(K, D)` centroids of faiss, on a GPU where faiss has one."""
+    import faiss
+
+    options = {}
+    if hasattr(faiss, "ClusteringInitMethod_KMEANS_PLUS_PLUS"):  # older versions start from random points
+        options["init_method"] = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
+    machine = faiss.Kmeans(
+        points.shape[1],
+        num_clusters,
+        niter=iterations,
+        nredo=restarts,
+        spherical=spherical,
+        seed=seed % 2**31,
+        # faiss would otherwise train on a sample, and warn of small clusters
+        max_points_per_centroid=len(points),
+        min_points_per_centroid=1,
+        gpu=faiss.get_num_gpus() > 0,
+        **options,
+    )
+    machine.train(points)
+    return machine.centroids.copy()
+
+
+def _fill(vectors: np.ndarray, centroids: np.ndarray, norms: np.ndarray | None) -> Clustering:
+    """Assign every vector, moving centroids that no vector prefers to the vectors farthest from theirs.
+
+    `norms` `(N,)` are the vectors', for directions; None stands for Euclidean distance. A moved centroid was nobody's,
+    so every round brings vectors closer to their centroid and none farther away.
+    """
+    for _ in range(_FILLING_ROUNDS):
+        labels, closeness = _assign(vectors, centroids, norms)
+        empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
+        if not len(empty):
+            return Clustering(centroids, labels)
+        for cluster in empty:
+            farthest = vectors[[np.argmin(closeness)]]  # (1, D)
+            if norms is not None:
+                farthest = _on_norm(farthest, np.linalg.norm(centroids[0].astype(np.float64)))
+            centroids[cluster] = farthest[0]
+            closeness = np.maximum(closeness, _assign(vectors, farthest, norms)[1])
+    raise ValueError(
+        f"{len(empty)} of {len(centroids)} codes get no document: the vectors are too close together, "
+        "set a smaller codebook"
+    )
+
+
+def _assign(vectors: np.ndarray, centroids: np.ndarray, norms: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Labels `(N,)`, and how close each vector is to its centroid `(N,)`; in float64, chunk by chunk.
+
+    Closeness is the negative squared distance, or the cosine times the centroids' norm, infinite for zero vectors.
+    """
+    labels = np.empty(len(vectors), dtype=np.int64)
+    closeness = np.full(len(vectors), np.inf)
+    columns = centroids.T.astype(np.float64)
+    squares = np.square(columns).sum(axis=0)
+    step = max(1, _SCORES_IN_MEMORY // max(columns.shape))
+    for begin in range(0, len(vectors), step):
+        part = slice(begin, begin + step)
+        rows = vectors[part].astype(np.float64)
+        scores = rows @ columns  # (chunk, K)
+        if norms is None:
+            scores = 2 * scores - squares
+        labels[part] = scores.argmax(axis=1)
+        best = scores.max(axis=1)
+        if norms is None:
+            closeness[part] = best - np.square(rows).sum(axis=1)
+        else:
+            np.divide(best, norms[part], where=norms[part] > 0, out=closeness[part])
+    return labels, closeness
+
+
+def _on_norm(vectors: np.ndarray, norm: float) -> np.ndarray:
+    """The float32 vectors `(n, D)`, none of them zero, all scaled to one norm."""
+    exact = vectors.astype(np.float64)
+    return (exact * (norm / np.linalg.norm(exact, axis=1, keepdims=True))).astype(np.float32)

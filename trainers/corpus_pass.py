@@ -1,0 +1,103 @@
+"""Forward passes over the whole corpus without training: hidden states, codes, reconstructions, encoder states."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from modeling_lmindexer import LMIndexerForSemanticID
+from modeling_lmindexer.outputs import ReconstructionOutput
+
+from .documents import EVALUATION_EPOCH, IndexingCollator, IndexingDataset
+from .prefix_sampler import SampleKey
+from .progress import progress_bar
+from .training_args import SemanticIDTrainingArguments
+
+
+class CorpusPass:
+    """Runs a model in evaluation mode and float32 over documents sorted by length; processes share the batches."""
+
+    def __init__(
+        self,
+        model: LMIndexerForSemanticID,
+        documents: IndexingDataset,
+        collator: IndexingCollator,
+        args: SemanticIDTrainingArguments,
+        title: str,
+    ):
+        self.model, self.documents, self.collator, self.title = model, documents, collator, title
+        self.batch_size = args.per_device_eval_batch_size
+        self.rank, self.world_size = args.process_index, args.world_size
+        self.quiet = args.disable_tqdm or self.rank > 0
+
+    def batches(self, rows: np.ndarray, title: str, shared: bool = True) -> Iterator[tuple[np.ndarray, dict]]:
+        """Rows and inputs of this process's share of `rows`, or of all of them."""
+        chunks = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        own = chunks[self.rank :: self.world_size] if shared else chunks
+        for chunk in progress_bar(own, description=f"{self.title}: {title}", disable=self.quiet):
+            items = [self.documents[SampleKey(int(row), EVALUATION_EPOCH, 1)] for row in chunk]
+            batch = self.collator(items)
+            yield chunk, {name: value.to(self.model.device) for name, value in batch.items()}
+
+    def by_length(self) -> np.ndarray:
+        """Row numbers, longest documents first: a batch that does not fit into memory fails at once."""
+        return np.argsort(-self.documents.lengths, kind="stable")
+
+    @torch.no_grad()
+    def hidden_states(self) -> tuple[np.ndarray, np.ndarray]:
+        """`h^t` `(N, hidden)` after each document's codes so far, and the model's own prediction of those codes.
+
+        Returns:
+            float32 `(N, hidden)` and int64 `(N, positions so far)`, the same on every process.
+        """
+        config = self.model.config
+        depth = self.documents.codes.shape[1]
+        hidden = torch.zeros(len(self.documents), config.hidden_size)
+        predicted = torch.zeros(len(self.documents), depth, dtype=torch.long)
+        for rows, batch in self.batches(self.by_length(), "codes"):
+            states, mask = self.states(batch)
+            decoded = self.model.decode(batch["decoder_input_ids"], states, mask)[0]
+            hidden[rows] = decoded[:, -1].float().cpu()
+            for t in range(depth):
+                predicted[rows, t] = self.model.codebooks.logits(decoded[:, t], t).argmax(-1).cpu()
+        return self.combine(hidden).numpy(), self.combine(predicted).numpy()
+
+    @torch.no_grad()
+    def reconstructions(self, kind: str, num_documents: int) -> list[ReconstructionOutput]:
+        """Predictions for the hidden tokens of a fixed sample of documents with fixed hints."""
+        rng = np.random.default_rng(self.documents.seed)
+        rows = np.sort(rng.permutation(len(self.documents))[:num_documents])
+        outputs = []
+        for _, batch in self.batches(rows, "reconstruction", shared=False):
+            names = (
+                "input_ids",
+                "attention_mask",
+                "hint_mask",
+                "target_weights",
+                "decoder_input_ids",
+                "encoder_outputs",
+            )
+            inputs = {name: batch[name] for name in names if name in batch}
+            outputs.append(self.model(**inputs, quantize=kind == "discrete").reconstruction)
+        return outputs
+
+    @torch.no_grad()
+    def encoder_states(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Rows and encoder states of all documents, batch by batch."""
+        for rows, batch in self.batches(self.by_length(), "encoding", shared=False):
+            yield rows, self.model.encode(batch["input_ids"], batch["attention_mask"])[0]
+
+    def states(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoder states and mask of a batch, cached or computed."""
+        if "encoder_outputs" in batch:
+            return batch["encoder_outputs"], batch["attention_mask"]
+        return self.model.encode(batch["input_ids"], batch["attention_mask"])
+
+    def combine(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Adds up what processes filled in of a tensor that starts at zero."""
+        if self.world_size == 1:
+            return tensor
+        tensor = tensor.to(self.model.device)
+        dist.all_reduce(tensor)
+        return tensor.cpu()

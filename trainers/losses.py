@@ -1,0 +1,80 @@
+"""The three losses of a position (Eq. 8, 9 and 10), one value per document: `(batch,)`.
+
+The trainer sums them over the documents of the global batch and divides by their number, so that no loss depends on
+how a batch is split over processes and accumulation steps.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from modeling_lmindexer.outputs import ReconstructionOutput
+
+
+def reconstruction_loss(output: ReconstructionOutput, num_documents: int, reduction: str = "mean") -> torch.Tensor:
+    """`-sum_{w hidden} log P(w | codes, hints)` (Eq. 8).
+
+    Args:
+        output: predictions for the hidden tokens of a batch.
+        num_documents: documents in the batch.
+        reduction: `mean` over a document's hidden tokens by their weights, or `sum` (the paper).
+
+    Returns:
+        `(documents,)`; 0 for a document without hidden tokens.
+    """
+    # Cross-entropy in float32, as everywhere in transformers: half precision cannot add up 30,000 exponentials.
+    logits = output.logits if output.logits.dtype == torch.float64 else output.logits.float()
+    if output.targets.is_floating_point():
+        terms = -(output.targets * logits.log_softmax(-1)).sum(-1)
+    else:
+        terms = F.cross_entropy(logits, output.targets, reduction="none")
+    weights = output.weights.to(terms.dtype)
+    total = terms.new_zeros(num_documents).index_add(0, output.documents, terms * weights)
+    if reduction == "sum":
+        return total
+    share = terms.new_zeros(num_documents).index_add(0, output.documents, weights)
+    return total / share.clamp(min=torch.finfo(share.dtype).tiny)
+
+
+def contrastive_loss(
+    anchors: torch.Tensor,
+    views: torch.Tensor,
+    candidates: torch.Tensor,
+    is_negative: torch.Tensor,
+    temperature: float = 1.0,
+    normalize: bool = False,
+) -> torch.Tensor:
+    """Documents that share a prefix are pushed apart (Eq. 9): `-log exp(h.h') / (exp(h.h') + sum exp(h.h_d'))`.
+
+    Args:
+        anchors: `h^t` of the batch, `(batch, hidden)`.
+        views: the same documents once more, `(batch, hidden)`.
+        candidates: views of all documents of the global batch, `(candidates, hidden)`.
+        is_negative: `(batch, candidates)`, true where the candidate is another document with the anchor's prefix.
+        temperature: divides the products; the paper has none (1).
+        normalize: cosines instead of products.
+
+    Returns:
+        `(batch,)`; 0, without gradient, for a document without peers.
+    """
+    if normalize:
+        anchors, views, candidates = (F.normalize(x, dim=-1) for x in (anchors, views, candidates))
+    positive = (anchors * views).sum(-1, keepdim=True) / temperature
+    negatives = (anchors @ candidates.T / temperature).masked_fill(~is_negative, -torch.inf)
+    return torch.cat([positive, negatives], dim=1).logsumexp(-1) - positive[:, 0]
+
+
+def commitment_loss(code_logits: tuple[torch.Tensor, ...], codes: torch.Tensor) -> torch.Tensor:
+    """`-sum_{j<t} log P(c^j | d, c^{<j})` (Eq. 10): codes that are assigned are not forgotten.
+
+    Args:
+        code_logits: `(batch, codes)` for every position before `t`.
+        codes: the assigned codes `(batch, positions before t)`.
+
+    Returns:
+        `(batch,)`; 0 at the first position.
+    """
+    terms = [
+        F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), codes[:, j], reduction="none")
+        for j, logits in enumerate(code_logits[: codes.shape[1]])
+    ]
+    return torch.stack(terms).sum(0) if terms else torch.zeros(len(codes), device=codes.device)

@@ -1,0 +1,119 @@
+"""The model card: what the folder holds, how to use it, what its IDs are worth."""
+
+from dataclasses import dataclass, field
+
+from huggingface_hub import ModelCard, ModelCardData
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+Semantic IDs of {{ documents }} documents, learned without labels by
+[Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815): a language model reads a text and writes the
+ID of a document, from coarse to fine, restricted to the IDs that exist.
+
+## Use
+
+```python
+import modeling_lmindexer  # pip install lmindexer; registers the model
+from modeling_lmindexer import PrefixTreeLogitsProcessor, SemanticIndex
+from transformers import AutoModel, AutoTokenizer
+
+folder = "{{ name }}"
+model = AutoModel.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+index = SemanticIndex.from_pretrained(folder)
+trie = PrefixTreeLogitsProcessor.from_pretrained(folder)
+
+query = tokenizer("what to look for", return_tensors="pt")
+ids = model.generate(
+    input_ids=query["input_ids"], attention_mask=query["attention_mask"],
+    num_beams={{ beams }}, num_return_sequences={{ beams }}, logits_processor=trie,
+)
+print(index.documents_of(ids))
+```
+
+Without the package: `AutoModel.from_pretrained(folder, trust_remote_code=True)`, then `model.load_index(folder)` and
+`model.load_prefix_tree(folder)`.
+
+## Data
+
+{{ data }} ({{ documents }} documents). IDs have {{ positions }} learned positions with {{ sizes }} codes and a
+last one that tells apart the documents that share them.
+
+## Figures
+
+AMI: adjusted mutual information of codes and categories. Perplexity: `exp(entropy)` of the codes. Difference ratio:
+share of the pairs with one prefix that get different codes.
+
+{{ positions_table }}
+
+{{ queries }}
+
+{{ stages_table }}
+
+![Losses](figures/losses.png)
+
+![Use of the codes](figures/codes.png)
+
+## Examples
+
+```text
+{{ examples }}
+```
+
+## Licence
+
+{{ licence }}
+"""
+
+
+@dataclass
+class CardContent:
+    """What a card says; every text is plain, tables are Markdown."""
+
+    name: str
+    data: str
+    documents: int
+    codebook_sizes: list[int]
+    positions_table: str
+    stages_table: str
+    queries: str
+    examples: str
+    base_model: str | None = None
+    licence: str | None = None
+    datasets: list[str] = field(default_factory=list)
+
+
+def write_card(content: CardContent, path) -> None:
+    """Writes the card as Markdown with the metadata block that the Hub reads."""
+    data = ModelCardData(
+        library_name="transformers",
+        tags=["lmindexer", "semantic-ids", "generative-retrieval"],
+        base_model=content.base_model,
+        license=content.licence,
+        datasets=content.datasets or None,
+    )
+    licence = content.licence or (
+        "The code is under Apache-2.0. The weights and IDs derive from the data above and from the backbone: their "
+        "licences apply; name yours with --licence."
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        name=content.name,
+        data=content.data,
+        documents=f"{content.documents:,}",
+        beams=min(20, content.documents),
+        positions=len(content.codebook_sizes),
+        sizes=" and ".join(map(str, content.codebook_sizes)),
+        positions_table=content.positions_table,
+        stages_table=content.stages_table,
+        queries=content.queries,
+        # A document's text must not end the code block that it stands in.
+        examples=content.examples.replace("```", "'''"),
+        licence=licence,
+    )
+    path.write_text(str(card), encoding="utf-8")

@@ -1,0 +1,43 @@
+"""Writes the model folder: everything that a user of the model needs, under its final name only when it is whole."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from modeling_lmindexer.folder import MANIFEST_NAME, update_manifest, write_json
+
+from .model_card import CardContent, write_card
+from .plots import save_plots
+from .semantic_id_trainer import SemanticIDTrainer
+
+
+def save_model_folder(trainer: SemanticIDTrainer, metrics: dict, card: CardContent) -> Path:
+    """Writes model, tokenizer, index, tree, metrics, figures, card and manifest into the run's output folder.
+
+    The reconstructor is left out of the model, which is for search and fine-tuning; the last stage's folder keeps it.
+    Files are written beside and moved; the manifest goes last, so that a folder with a manifest is whole.
+
+    Args:
+        trainer: after `train()`.
+        metrics: becomes `metrics.json`.
+        card: becomes `README.md`.
+    """
+    target = trainer.run_dir
+    with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as name:
+        folder = Path(name)
+        trainer.model.drop_reconstructor()
+        trainer.model.save_pretrained(folder)
+        trainer.tokenizer.save_pretrained(folder)
+        trainer.index.save_pretrained(folder)
+        write_json(folder / "metrics.json", metrics)
+        save_plots(folder, trainer.loss_curves(), trainer.documents.codes)
+        write_card(card, folder / "README.md")
+        files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        update_manifest(folder, files)
+        (target / MANIFEST_NAME).unlink(missing_ok=True)
+        for file in [file for file in files if file != MANIFEST_NAME] + [MANIFEST_NAME]:
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder / file, target / file)
+    shutil.rmtree(target / "cache", ignore_errors=True)
+    return target

@@ -1,0 +1,73 @@
+"""What a run leaves behind so that it can be stopped anywhere: done stages, complete checkpoints, its settings."""
+
+import json
+import shutil
+from pathlib import Path
+
+from modeling_lmindexer.folder import write_json
+
+COMPLETE_MARK = "complete"
+
+
+class ExistingRunError(ValueError):
+    """The output folder holds the state of a run with other settings."""
+
+
+class RunState:
+    """The `stages` folder of a run.
+
+    Args:
+        output_dir: the model folder; stages live in `output_dir/stages`.
+    """
+
+    def __init__(self, output_dir: str | Path):
+        self.root = Path(output_dir) / "stages"
+        self.settings_path = self.root / "settings.json"
+
+    def claim(self, settings: dict, *, start_over: bool, go_on: bool) -> None:
+        """Takes the folder for a run with these settings, or finds that it is that run's already.
+
+        Raises:
+            ExistingRunError: another run's state is there, and neither flag says what to do with it.
+        """
+        if start_over:
+            shutil.rmtree(self.root, ignore_errors=True)
+        if self.settings_path.exists() and not go_on:
+            found = json.loads(self.settings_path.read_text(encoding="utf-8"))
+            names = sorted(n for n in found.keys() | settings.keys() if found.get(n) != settings.get(n))
+            if names:
+                differences = "; ".join(
+                    f"{n}: {shorten(found.get(n))} there, {shorten(settings.get(n))} now" for n in names
+                )
+                raise ExistingRunError(
+                    f"{self.root.parent} holds another run's state ({differences}). Set --start_over to delete it and "
+                    "begin, --go_on to continue it with the new settings, or choose another output_dir."
+                )
+        write_json(self.settings_path, settings)
+
+    def folder(self, stage_name: str) -> Path:
+        """Where a stage keeps its checkpoints and results."""
+        return self.root / stage_name
+
+    def result(self, stage_name: str) -> dict | None:
+        """Figures of a stage that is done; `None` when it is not."""
+        path = self.folder(stage_name) / "done.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def finish(self, stage_name: str, figures: dict) -> None:
+        """Marks a stage as done, and removes the checkpoints inside it."""
+        write_json(self.folder(stage_name) / "done.json", figures)
+        for checkpoint in self.folder(stage_name).glob("checkpoint-*"):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def last_checkpoint(self, stage_name: str) -> str | None:
+        """The newest complete checkpoint of a stage; those that a kill left incomplete are ignored."""
+        complete = [mark.parent for mark in self.folder(stage_name).glob(f"checkpoint-*/{COMPLETE_MARK}")]
+        complete.sort(key=lambda path: int(path.name.rpartition("-")[2]))
+        return str(complete[-1]) if complete else None
+
+
+def shorten(value) -> str:
+    """A value as it fits into a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

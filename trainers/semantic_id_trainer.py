@@ -1,0 +1,460 @@
+"""`SemanticIDTrainer`: learns the semantic IDs of a corpus stage by stage (Algorithm 1); it can be stopped anywhere."""
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from accelerate.utils import broadcast
+from safetensors.torch import load_file, load_model, save_file
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging
+
+from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
+from modeling_lmindexer.folder import atomic_path
+
+from .clustering import kmeans
+from .corpus_pass import CorpusPass
+from .documents import IndexingCollator, IndexingDataset
+from .encoder_cache import EncoderStates
+from .figures import code_figures, prediction_figures, reconstruction_f1
+from .gather import gather_with_grad
+from .losses import commitment_loss, contrastive_loss, reconstruction_loss
+from .prefix_sampler import PrefixBatchSampler
+from .progress import HintEpoch, StageProgress
+from .run_state import COMPLETE_MARK, RunState
+from .stages import Stage, plan_stages
+from .training_args import SemanticIDTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+# What a run's result depends on: with one of these changed, its state is another run's.
+RESULT_SETTINGS = (
+    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "commitment_weight", "continuous_epochs",
+    "contrastive_normalize", "contrastive_temperature", "contrastive_views", "contrastive_weight",
+    "discrete_learning_rate", "fp16",
+    "freeze_encoder", "gradient_accumulation_steps", "hint_ratios", "idf_weights", "learning_rate",
+    "lr_scheduler_type", "max_document_frequency", "max_grad_norm", "max_steps", "min_document_frequency",
+    "num_train_epochs", "optim", "reconstruction_weight", "reconstructor_epochs", "reduction", "seed",
+    "train_earlier_codebooks", "warmup_steps", "weight_decay",
+)  # fmt: skip
+
+
+class SemanticIDTrainer(Trainer):
+    """Trains an [`LMIndexerForSemanticID`] to write the IDs of `train_dataset`, without labels.
+
+    One `train()` call walks all stages: the reconstructor's warm-up, then for every learned position a continuous
+    stage, k-means, a discrete stage and the assignment of its codes. Called again after a stop, it goes on inside the
+    stage that was interrupted.
+
+    Args:
+        model: with its reconstructor.
+        args: settings; `args.output_dir/stages` keeps the state of the run.
+        train_dataset: columns `id`, `text`, and `category` (a list of labels, general to specific) for AMI.
+        processing_class: the tokenizer.
+
+    Raises:
+        ValueError: empty texts, duplicate ids, fewer documents than codes, no reconstructor.
+        ExistingRunError: (from `train`) the output folder holds a run with other settings.
+    """
+
+    # compute_loss divides by the documents of all accumulated batches itself.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: LMIndexerForSemanticID,
+        args: SemanticIDTrainingArguments,
+        train_dataset: datasets.Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        **kwargs,
+    ):
+        check_corpus(train_dataset, model)
+        self.run_dir = Path(args.output_dir)
+        self.documents = IndexingDataset(
+            list(train_dataset["id"]),
+            list(train_dataset["text"]),
+            processing_class,
+            model.config.max_source_length,
+            args.seed,
+        )
+        self.categories = list(train_dataset["category"]) if "category" in train_dataset.column_names else None
+        # Trainer would write the tokenizer's end-of-sequence id into the model's generation settings, where that
+        # number is a code; so it does not get the tokenizer.
+        self.tokenizer = processing_class
+        super().__init__(model=model, args=args, train_dataset=self.documents, **kwargs)
+        self.can_return_loss = True
+        self.progress, self.hint_epoch = StageProgress(), HintEpoch()
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(self.progress)
+        self.add_callback(self.hint_epoch)
+        self.state_of_run = RunState(self.run_dir)
+        self.stages = plan_stages(model.config.num_learned_positions, args)
+        self.stage = self.stages[0]
+        # Stages set some of these for themselves; a run is known by what it was called with.
+        values = {name: getattr(args, name) for name in RESULT_SETTINGS}
+        self.result_settings = {name: getattr(value, "value", value) for name, value in values.items()}
+        self.figures: dict[str, dict] = {}
+        self.loss_sums: dict[str, list] = defaultdict(list)
+        self.index: SemanticIndex | None = None
+        self.set_target_weights()
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint=None, **kwargs) -> dict[str, dict]:
+        """Walks the stages that are not done yet, then builds the index.
+
+        Returns:
+            the figures of every stage, by its name.
+        """
+        with self.args.main_process_first(desc="claiming the output folder"):
+            if self.args.process_index == 0:
+                self.state_of_run.claim(self.settings(), start_over=self.args.start_over, go_on=self.args.go_on)
+        if self.args.freeze_encoder and any(self.state_of_run.result(stage.name) is None for stage in self.stages):
+            self.cache_encoder_states()
+        for stage in self.stages:
+            self.figures[stage.name] = self.run_stage(stage)
+        self.args.output_dir = str(self.run_dir)
+        self.index = self.build_index()
+        return self.figures
+
+    def settings(self) -> dict:
+        """What the result of the run depends on, as JSON."""
+        weights = hashlib.sha256()
+        for tensor in self.model.state_dict().values():
+            weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        model = self.model.config
+        return self.result_settings | {
+            "documents": self.documents.digest(),
+            "initial_weights": weights.hexdigest(),
+            "codebook_sizes": model.codebook_sizes,
+            "similarity": [model.similarity, model.temperature],
+            "reconstruction_target": model.reconstruction_target,
+            "global_batch_size": self.args.per_device_train_batch_size * self.args.world_size,
+        }
+
+    def run_stage(self, stage: Stage) -> dict:
+        """One stage, from where it stands: its training, then the clustering or the assignment that ends it."""
+        self.stage = stage
+        folder = self.state_of_run.folder(stage.name)
+        figures = self.state_of_run.result(stage.name)
+        if figures is None:
+            self.prepare_stage(stage)
+            if stage.epochs > 0:
+                super().train(resume_from_checkpoint=self.state_of_run.last_checkpoint(stage.name))
+            figures = self.finish_stage(stage)
+            self.save_stage(folder, figures)
+            return figures
+        # Only the newest of the stages that are done matters, but reading each keeps this free of a special case.
+        load_model(self.unwrapped, folder / "model.safetensors", strict=False)
+        if (folder / "codes.safetensors").exists():
+            self.documents.codes = load_file(folder / "codes.safetensors")["codes"].numpy()
+        return figures
+
+    def prepare_stage(self, stage: Stage) -> None:
+        """Sets what is trained and how; Trainer would keep optimizer, schedule and wrapping of the last stage."""
+        position = stage.position + 1
+        self.progress.title = f"[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.title}"
+        self.model = self.unwrapped
+        set_trainable(self.model, stage, self.args)
+        self.documents.hint_ratio = stage.hint_ratio
+        self.documents.crops = self.args.contrastive_views == "crops"
+        self.optimizer = self.lr_scheduler = None
+        self.model_wrapped = self.model
+        self._created_lr_scheduler = False
+        self.args.output_dir = str(self.state_of_run.folder(stage.name))
+        self.args.num_train_epochs, self.args.learning_rate = stage.epochs, stage.learning_rate
+        self.loss_sums.clear()
+        # A stage draws the same numbers whether the one before ran just now or before a stop.
+        set_seed(self.args.seed + 1000 * position + (stage.kind == "discrete") + 2 * (stage.kind == "reconstructor"))
+
+    def finish_stage(self, stage: Stage) -> dict:
+        """Clusters after a continuous stage, assigns after a discrete one; returns the stage's figures."""
+        self.model = self.unwrapped
+        self.model.eval()
+        figures = loss_figures(self.state.log_history) if stage.epochs > 0 else {}
+        corpus = CorpusPass(self.model, self.documents, self.collator(), self.args, self.progress.title)
+        figures["reconstruction_f1"] = reconstruction_f1(corpus.reconstructions(stage.kind, 500))
+        if stage.kind == "reconstructor":
+            return figures
+        position = stage.position
+        hidden, predicted = corpus.hidden_states()
+        codebook = self.model.codebooks.learned[position]
+        if stage.kind == "continuous":
+            labels = self.initialize_codebook(codebook, hidden, position)
+            codes = codebook.logits(torch.from_numpy(hidden).to(self.model.device)).argmax(-1).cpu().numpy()
+            figures["kmeans_agreement"] = check_agreement(labels, codes, position)
+        else:
+            codes = codebook.logits(torch.from_numpy(hidden).to(self.model.device)).argmax(-1).cpu().numpy()
+        figures |= code_figures(self.documents.codes, codes, self.categories)
+        figures |= prediction_figures(predicted, self.documents.codes)
+        if stage.kind == "discrete":
+            self.documents.codes = np.column_stack([self.documents.codes, codes])
+        return figures
+
+    def initialize_codebook(self, codebook, hidden: np.ndarray, position: int) -> np.ndarray:
+        """k-means of `h^t` over the corpus gives the codes; returns the library's labels `(N,)`."""
+        size = len(codebook.weight)
+        centroids, labels = np.empty((size, hidden.shape[1]), np.float32), np.empty(len(hidden), np.int64)
+        if self.args.process_index == 0:
+            seed = self.args.seed + position
+            centroids, labels = kmeans(hidden, size, similarity=self.model.config.similarity, seed=seed)
+        device = self.model.device
+        # Every process takes the main one's result: a clustering may differ in the last bit between machines.
+        centroids = broadcast(torch.from_numpy(centroids).to(device))
+        labels = broadcast(torch.from_numpy(labels).to(device))
+        codebook.initialize(centroids.to(codebook.weight.dtype))
+        return labels.cpu().numpy()
+
+    def save_stage(self, folder: Path, figures: dict) -> None:
+        """Writes weights, codes and, last, the mark that the stage is done."""
+        if self.args.process_index == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(folder / "model.safetensors") as temporary:
+                # Tied tensors are one tensor in the file.
+                state = {n: t.contiguous() for n, t in unique_tensors(self.model.state_dict()).items()}
+                save_file(state, temporary)
+            with atomic_path(folder / "codes.safetensors") as temporary:
+                save_file({"codes": torch.from_numpy(np.ascontiguousarray(self.documents.codes))}, temporary)
+            self.state_of_run.finish(self.stage.name, figures)
+        self.accelerator.wait_for_everyone()
+
+    def loss_curves(self) -> dict[str, list[tuple[float, float]]]:
+        """Per trained stage, `(share of the stage, loss)` points."""
+        return {name: figures["loss_curve"] for name, figures in self.figures.items() if "loss_curve" in figures}
+
+    def build_index(self) -> SemanticIndex:
+        """The documents with their IDs; the disambiguation position grows to the largest group."""
+        config = self.model.config
+        groups = np.unique(self.documents.codes, axis=0, return_counts=True)[1]
+        if groups.max() > config.num_disambiguation_codes:
+            logger.warning(
+                f"{groups.max()} documents share all learned codes: the disambiguation position grows from "
+                f"{config.num_disambiguation_codes} to {2 * groups.max()} codes."
+            )
+            self.model.resize_disambiguation(int(2 * groups.max()))
+        index = SemanticIndex.from_codes(self.documents.ids, self.documents.codes, config.position_sizes)
+        return index.attach(self.model.eval(), self.tokenizer)
+
+    # -- inside a stage -----------------------------------------------------------------------------------------------
+
+    @property
+    def unwrapped(self) -> LMIndexerForSemanticID:
+        """The model without what accelerate put around it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    def set_target_weights(self) -> None:
+        """Chooses the tokens that are reconstructed, and lets the reconstructor predict only among them."""
+        reconstructor = self.model.reconstructor
+        self.documents.target_weights = self.documents.count_weights(
+            len(reconstructor.bias),
+            idf=self.args.idf_weights,
+            min_frequency=self.args.min_document_frequency,
+            max_frequency=self.args.max_document_frequency,
+            by_count=reconstructor.bag,
+        )
+        reconstructor.set_vocabulary(self.documents.target_weights.vocabulary)
+
+    def like_documents(self, corpus: datasets.Dataset) -> IndexingDataset:
+        """Other documents, treated like the training documents of the last stage."""
+        length = self.model.config.max_source_length
+        other = IndexingDataset(list(corpus["id"]), list(corpus["text"]), self.tokenizer, length, self.args.seed)
+        other.target_weights, other.hint_ratio = self.documents.target_weights, self.stages[-1].hint_ratio
+        return other
+
+    def cache_encoder_states(self) -> None:
+        """Computes the states of a frozen encoder once for all stages."""
+        encoder = hashlib.sha256(self.documents.digest().encode())
+        for tensor in self.model.get_encoder().state_dict().values():
+            encoder.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        self.documents.hint_ratio = 0.0
+        corpus = CorpusPass(self.model.eval(), self.documents, self.collator(), self.args, "encoder states")
+        with self.args.main_process_first(local=False, desc="encoder states"):
+            self.documents.encoder_states = EncoderStates.open_or_compute(
+                self.run_dir / "cache", encoder.hexdigest(), self.documents.offsets, self.model.config.hidden_size,
+                corpus.encoder_states,
+            )  # fmt: skip
+
+    def collator(self) -> IndexingCollator:
+        """Collator for the current stage."""
+        pad_token_id = self.tokenizer.pad_token_id
+        return IndexingCollator(
+            dataset=self.documents,
+            pad_token_id=0 if pad_token_id is None else pad_token_id,
+            offsets=self.model.config.position_offsets,
+            with_prefix=self.stage.kind != "reconstructor",
+            groups=self.documents.prefix_groups(),
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of whole prefix groups; each process takes its part of a global batch."""
+        collator = self.collator()
+        sampler = PrefixBatchSampler(
+            collator.groups, self.args.per_device_train_batch_size, self.args.world_size, self.args.seed
+        )
+        self.hint_epoch.sampler = sampler
+        loader = DataLoader(
+            self.documents,
+            batch_sampler=sampler,
+            collate_fn=collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
+        """Documents of all accumulated batches on all processes, fillers not counted."""
+        counts = sum(batch["counts"].sum() for batch in batch_samples).to(device)
+        return self.accelerator.reduce(counts, "sum")
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The weighted sum of the three losses (Eq. 11), divided by the documents of the global batch."""
+        documents, groups, counts = (inputs.pop(name) for name in ("documents", "groups", "counts"))
+        learning_ids = self.stage.kind != "reconstructor"
+        contrast = learning_ids and self.args.contrastive_weight > 0
+        outputs = model(
+            **inputs,
+            quantize=self.stage.kind == "discrete",
+            view=self.args.contrastive_views if contrast else None,
+        )
+        terms = {"reconstruction": reconstruction_loss(outputs.reconstruction, len(documents), self.args.reduction)}
+        if contrast:
+            terms["contrastive"] = self.contrast(outputs.views, documents, groups, counts)
+        if learning_ids and self.stage.position > 0:
+            prefix = inputs["decoder_input_ids"][:, 1:]
+            offsets = torch.tensor(self.unwrapped.config.position_offsets[: prefix.shape[1]], device=prefix.device)
+            terms["commitment"] = commitment_loss(outputs.code_logits, prefix - offsets)
+        if num_items_in_batch is None:
+            num_items_in_batch = self.accelerator.reduce(counts.sum(), "sum")
+        divisor = num_items_in_batch if self.args.reduction == "mean" else 1
+        # DDP averages gradients over processes; the sum over all documents is what is wanted.
+        scale = self.args.world_size / divisor
+        sums = {name: (term * counts).sum() * scale for name, term in terms.items()}
+        for name, value in sums.items():
+            self.loss_sums[name].append(value.detach())
+        loss = sum(getattr(self.args, f"{name}_weight") * value for name, value in sums.items())
+        return (loss, outputs) if return_outputs else loss
+
+    def contrast(self, views, documents, groups, counts) -> torch.Tensor:
+        """Contrastive loss against the documents of all processes that share the prefix, `(batch,)`."""
+        anchors, positives = views
+        candidates = gather_with_grad(positives)
+        all_documents, all_groups, all_counts = self.accelerator.gather((documents, groups, counts))
+        is_negative = (groups[:, None] == all_groups) & (documents[:, None] != all_documents) & (all_counts > 0)
+        return contrastive_loss(
+            anchors, positives, candidates, is_negative,
+            self.args.contrastive_temperature, self.args.contrastive_normalize,
+        )  # fmt: skip
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the three losses by name, over all processes, to what Trainer logs."""
+        if "loss" in logs and self.loss_sums:
+            # Micro-batches of one optimizer step add up; the mean is over steps and processes.
+            steps = max(1, self.state.global_step - self.last_logged_step)
+            for name, values in self.loss_sums.items():
+                total = self.accelerator.reduce(torch.stack(values).sum(), "mean").item()
+                logs[name] = total / steps
+            self.loss_sums.clear()
+            logs["stage"] = self.stage.name
+        super().log(logs, start_time)
+
+    @property
+    def last_logged_step(self) -> int:
+        """Step of the newest log entry with a loss."""
+        return next((entry["step"] for entry in reversed(self.state.log_history) if "loss" in entry), 0)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As in Trainer; a mark tells a complete checkpoint from one that a kill cut short."""
+        super()._save_checkpoint(model, trial)
+        checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            (checkpoint / COMPLETE_MARK).touch()
+
+
+def set_trainable(model: LMIndexerForSemanticID, stage: Stage, args: SemanticIDTrainingArguments) -> None:
+    """Freezes and unfreezes: the reconstructor alone while it warms up; then encoder, decoder and reconstructor, with
+    codebook `t` in its discrete stage. Earlier codebooks stay as they are unless asked for, the disambiguation
+    position always."""
+    warm_up = stage.kind == "reconstructor"
+    model.requires_grad_(not warm_up)
+    model.codebooks.requires_grad_(False)
+    model.reconstructor.requires_grad_(True)
+    model.reconstructor.start.requires_grad_(warm_up)
+    if not warm_up:
+        first = 0 if args.train_earlier_codebooks else stage.position
+        for codebook in model.codebooks.learned[first : stage.position + (stage.kind == "discrete")]:
+            codebook.requires_grad_(True)
+    if args.freeze_encoder:
+        model.get_encoder().requires_grad_(False)
+        model.get_input_embeddings().requires_grad_(False)
+
+
+def check_corpus(corpus: datasets.Dataset, model: LMIndexerForSemanticID) -> None:
+    """Raises ValueError when a corpus cannot be indexed with this model, saying why and what to do."""
+    missing = {"id", "text"} - set(corpus.column_names)
+    if missing:
+        raise ValueError(f"The data set lacks the columns {sorted(missing)}; it has {corpus.column_names}.")
+    if len(corpus) == 0:
+        raise ValueError("The data set is empty: there is nothing to index.")
+    ids, texts = list(corpus["id"]), list(corpus["text"])
+    empty = [document for document, text in zip(ids, texts, strict=True) if not (text or "").strip()]
+    if empty:
+        raise ValueError(f"{len(empty)} documents have no text: {empty[:5]}. Leave them out or give them one.")
+    if len(set(ids)) < len(ids):
+        values, counts = np.unique(np.asarray(ids), return_counts=True)
+        raise ValueError(f"Document ids occur more than once: {values[counts > 1][:5].tolist()}. Make them unique.")
+    largest = max(model.config.codebook_sizes)
+    if len(corpus) < largest:
+        raise ValueError(
+            f"{len(corpus)} documents are fewer than the {largest} codes of a position: set codebook_sizes to at most "
+            f"{len(corpus)} each, better to a tenth of the documents."
+        )
+    if model.reconstructor is None:
+        raise ValueError("The model has no reconstructor: load it with num_reconstructor_layers=1 to learn IDs.")
+
+
+def check_agreement(labels: np.ndarray, codes: np.ndarray, position: int) -> float:
+    """Share of documents whose code by the model is the clustering's label: they use one similarity, so it is 1.
+
+    Raises:
+        RuntimeError: below 0.999; a few near ties may round differently.
+    """
+    agreement = float((labels == codes).mean())
+    if agreement < 0.999:
+        raise RuntimeError(
+            f"Only {agreement:.1%} of the codes at position {position + 1} agree with the clustering that they come "
+            "from: initialisation and assignment disagree."
+        )
+    return agreement
+
+
+def loss_figures(log_history: list[dict]) -> dict:
+    """Losses over the first and the last logged steps of a stage (`loss_start`, `loss_end`, and so on by name), and
+    the `loss_curve` between them: `(share of the stage, loss)` points."""
+    entries = [entry for entry in log_history if "loss" in entry]
+    names = ("loss", "reconstruction", "contrastive", "commitment")
+    figures = {
+        f"{name}_{end}": entries[place][name]
+        for name in names
+        for end, place in (("start", 0), ("end", -1))
+        if entries and name in entries[place]
+    }
+    steps = max((entry["step"] for entry in entries), default=1)
+    return figures | {"loss_curve": [(entry["step"] / steps, entry["loss"]) for entry in entries]}
+
+
+def unique_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict with every storage once: tied weights under their first name only."""
+    seen, unique = set(), {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape) if tensor.numel() else name
+        if key not in seen:
+            seen.add(key)
+            unique[name] = tensor
+    return unique
