@@ -14,13 +14,14 @@ from pathlib import Path
 
 import datasets
 import yaml
-from data import CorpusArguments, load_corpus, train_tokenizer
+from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config, set_seed
 from transformers.utils import logging
 
-from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
+from modeling_lmindexer import CorruptedFolderError, LMIndexerConfig, LMIndexerForSemanticID
 from modeling_lmindexer.hub import upload_folder
-from trainers import SemanticIDTrainer, SemanticIDTrainingArguments
+from trainers import ExistingRunError, SemanticIDTrainer, SemanticIDTrainingArguments, UnusableCorpusError
 from trainers.learning_rate_search import search_learning_rate
 from trainers.model_card import CardContent
 from trainers.model_folder import save_model_folder
@@ -53,7 +54,7 @@ class ModelArguments:
     similarity: str = field(
         default="cosine", metadata={"help": "Of states and codes.", "choices": ["cosine", "dot", "euclidean"]}
     )
-    temperature: float | None = field(
+    code_temperature: float | None = field(
         default=None, metadata={"help": "Divides the similarity; default by similarity."}
     )
     reconstruction_target: str = field(
@@ -65,6 +66,10 @@ class ModelArguments:
     )
     num_reconstructor_layers: int = field(default=1, metadata={"help": "Depth of the reconstructor."})
     pooling: str = field(default="mean", metadata={"help": "Of an encoder's states.", "choices": ["mean", "cls"]})
+    pooled_input: bool | None = field(
+        default=None,
+        metadata={"help": "Pooled embedding into the decoder's input; default: yes for a T5 trained from scratch."},
+    )
     dropout: float = field(default=0.0, metadata={"help": "Of everything that is trained from scratch."})
     max_source_length: int = field(default=64, metadata={"help": "Tokens read of a document."})
     learning_rates: list[float] = field(
@@ -99,17 +104,22 @@ def build_model(arguments: ModelArguments, tokenizer, seed: int) -> LMIndexerFor
     """A new indexer on the checkpoint, or on a T5 from scratch."""
     set_seed(seed)
     names = (
-        "codebook_sizes", "num_disambiguation_codes", "similarity", "temperature", "reconstruction_target",
-        "num_reconstructor_layers", "pooling", "dropout", "max_source_length",
+        "codebook_sizes", "num_disambiguation_codes", "similarity", "code_temperature", "reconstruction_target",
+        "num_reconstructor_layers", "pooling", "pooled_input", "dropout", "max_source_length",
     )  # fmt: skip
     values = {name: getattr(arguments, name) for name in names}
+    if arguments.pooled_input is None:
+        values["pooled_input"] = arguments.model_name_or_path is None
     if arguments.model_name_or_path:
         if AutoConfig.from_pretrained(arguments.model_name_or_path).model_type == LMIndexerConfig.model_type:
             return LMIndexerForSemanticID.from_pretrained(arguments.model_name_or_path, num_reconstructor_layers=1)
         return LMIndexerForSemanticID.from_backbone(arguments.model_name_or_path, **values)
     shape = MODEL_SIZES[arguments.model_size]
     backbone = T5Config(vocab_size=len(tokenizer), dropout_rate=arguments.dropout, decoder_start_token_id=0, **shape)
-    return LMIndexerForSemanticID(LMIndexerConfig(backbone_config=backbone, **values))
+    model = LMIndexerForSemanticID(LMIndexerConfig(backbone_config=backbone, **values))
+    # T5 draws embeddings of norm sqrt(d_model), which Adam's steps would need many epochs to move.
+    model.get_input_embeddings().weight.data.mul_(0.05)
+    return model
 
 
 def make_trainer(
@@ -136,14 +146,24 @@ def main() -> None:
     """Trains, reports and writes."""
     corpus_arguments, model_arguments, training_arguments = parse_arguments(sys.argv[1:])
     logging.set_verbosity_error() if training_arguments.process_index else logging.set_verbosity_warning()
+    logging.disable_progress_bar()
     datasets.disable_progress_bars()
     say = print if training_arguments.process_index == 0 else (lambda *values, **options: None)
-    with training_arguments.main_process_first(desc="data"):
-        corpus = load_corpus(corpus_arguments)
-    tokenizer = load_tokenizer(model_arguments, corpus)
-    source = (
-        corpus_arguments.train_file or corpus_arguments.dataset_name or "documentation of Python's standard library"
-    )
+    try:
+        with training_arguments.main_process_first(desc="data"):
+            corpus = load_corpus(corpus_arguments)
+        tokenizer = load_tokenizer(model_arguments, corpus)
+        train_and_report(corpus_arguments, model_arguments, training_arguments, tokenizer, corpus, say)
+    except (CorpusError, UnusableCorpusError, ExistingRunError, CorruptedFolderError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except StrictDataclassError as error:
+        sys.exit(f"error: {error.__cause__ or error}")
+
+
+def train_and_report(corpus_arguments, model_arguments, training_arguments, tokenizer, corpus, say) -> None:
+    """The grid of learning rates, if there is one, the run, and its report."""
+    file = corpus_arguments.train_file and Path(corpus_arguments.train_file).name
+    source = file or corpus_arguments.dataset_name or "documentation of Python's standard library"
     say(f"{len(corpus):,} documents from {source}", flush=True)
 
     if model_arguments.learning_rates:
@@ -181,8 +201,9 @@ def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, so
         metrics["queries"] = found
         random = found["recall_at_10_random_ids"]
         queries = (
-            f"{found['queries']} queries find their document among the first 10: {found['recall_at_10']:.1%} "
-            f"(random IDs: {'-' if random is None else f'{random:.1%}'}; chance: {found['recall_at_10_by_chance']:.2%})"
+            f"{found['queries']} queries find their document in the first 10: {found['recall_at_10']:.1%} "
+            f"(random IDs: {'-' if random is None else f'{random:.1%}'}, "
+            f"chance: {found['recall_at_10_by_chance']:.2%})."
         )
     samples = examples_table(trainer.index, texts)
     tables = position_table(comparison), stage_table(figures)

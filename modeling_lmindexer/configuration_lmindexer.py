@@ -26,7 +26,7 @@ class LMIndexerConfig(PreTrainedConfig):
             codes: the largest such group and spare room for documents to come.
         similarity: of hidden states and codes, for the clustering that initialises a codebook and for every
             assignment: `cosine`, `dot` (Eq. 2 of the paper) or `euclidean` (logits are minus squared distances).
-        temperature: divides the similarity; default 0.05 for `cosine`, 1 for the others.
+        code_temperature: divides the similarity; default 0.05 for `cosine`, 1 for the others.
         pooling: of the encoder's states into one embedding, `mean` or `cls`.
         pooled_input: whether the pooled embedding enters the decoder's input at every position, as far as earlier
             codes do not explain it. Always with an encoder-only backbone; with an encoder-decoder it departs from
@@ -47,7 +47,7 @@ class LMIndexerConfig(PreTrainedConfig):
     codebook_sizes: list[int] | tuple[int, ...] = (512, 512)
     num_disambiguation_codes: int = 64
     similarity: str = "cosine"
-    temperature: float | int | None = None
+    code_temperature: float | int | None = None
     pooling: str = "mean"
     pooled_input: bool = False
     num_decoder_layers: int = 2
@@ -70,8 +70,8 @@ class LMIndexerConfig(PreTrainedConfig):
                 raise ValueError(f"backbone_config needs a model_type such as 't5'; it has {sorted(values)}.")
             self.backbone_config = AutoConfig.for_model(values.pop("model_type"), **values)
         self.codebook_sizes = list(self.codebook_sizes)
-        if self.temperature is None:
-            self.temperature = DEFAULT_TEMPERATURES.get(self.similarity)
+        if self.code_temperature is None:
+            self.code_temperature = DEFAULT_TEMPERATURES.get(self.similarity)
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -106,10 +106,11 @@ class LMIndexerConfig(PreTrainedConfig):
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive.")
-        if self.max_source_length < 1:
-            raise ValueError(f"max_source_length is {self.max_source_length}; it must be at least 1.")
+        if not self.code_temperature > 0:
+            raise ValueError(f"code_temperature is {self.code_temperature}; it must be positive.")
+        for name, least in (("max_source_length", 1), ("num_decoder_layers", 1), ("num_reconstructor_layers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
 
     def validate_backbone(self):
         """An encoder-decoder, or an encoder with bidirectional attention."""
@@ -118,6 +119,12 @@ class LMIndexerConfig(PreTrainedConfig):
             raise ValueError(
                 f"The backbone's model type is {backbone.model_type!r}; it must be an encoder-decoder (t5, bart, ...) "
                 "or a bidirectional encoder (bert, mpnet, ...)."
+            )
+        heads = self.num_decoder_heads
+        if heads is not None and not (heads > 0 and self.hidden_size % heads == 0):
+            raise ValueError(
+                f"num_decoder_heads is {heads}: hidden states of size {self.hidden_size} cannot be shared out to "
+                f"{heads} heads."
             )
 
     @property

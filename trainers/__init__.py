@@ -1,7 +1,8 @@
 """How an indexer learns: the staged trainer, its losses, sampler and clustering, and codes to compare with."""
 
+from .corpus_check import UnusableCorpusError
 from .run_state import ExistingRunError
 from .semantic_id_trainer import SemanticIDTrainer
 from .training_args import SemanticIDTrainingArguments
 
-__all__ = ["ExistingRunError", "SemanticIDTrainer", "SemanticIDTrainingArguments"]
+__all__ = ["ExistingRunError", "SemanticIDTrainer", "SemanticIDTrainingArguments", "UnusableCorpusError"]

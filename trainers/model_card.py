@@ -1,6 +1,7 @@
 """The model card: what the folder holds, how to use it, what its IDs are worth."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
@@ -54,10 +55,9 @@ share of the pairs with one prefix that get different codes.
 
 {{ stages_table }}
 
-![Losses](figures/losses.png)
+{% for figure in figures %}![{{ figure }}]({{ figure }})
 
-![Use of the codes](figures/codes.png)
-
+{% endfor %}
 ## Examples
 
 ```text
@@ -87,8 +87,14 @@ class CardContent:
     datasets: list[str] = field(default_factory=list)
 
 
-def write_card(content: CardContent, path) -> None:
-    """Writes the card as Markdown with the metadata block that the Hub reads."""
+def write_card(content: CardContent, figures: list[str], path: Path) -> None:
+    """Writes the card as Markdown with the metadata block that the Hub reads.
+
+    Args:
+        content: what it says.
+        figures: names of picture files beside it.
+        path: of the card.
+    """
     data = ModelCardData(
         library_name="transformers",
         tags=["lmindexer", "semantic-ids", "generative-retrieval"],
@@ -112,6 +118,7 @@ def write_card(content: CardContent, path) -> None:
         positions_table=content.positions_table,
         stages_table=content.stages_table,
         queries=content.queries,
+        figures=figures,
         # A document's text must not end the code block that it stands in.
         examples=content.examples.replace("```", "'''"),
         licence=licence,

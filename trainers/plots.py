@@ -7,13 +7,22 @@ import numpy as np
 from modeling_lmindexer.folder import atomic_path
 
 
-def save_plots(folder: Path, loss_curves: dict[str, list[tuple[float, float]]], codes: np.ndarray) -> list[str]:
-    """Writes `figures/losses.png` and `figures/codes.png`; returns their names.
+def save_plots(
+    folder: Path,
+    loss_curves: dict[str, list[tuple[float, float]]],
+    codes: np.ndarray,
+    categories: list[list[str]] | None,
+) -> list[str]:
+    """Writes `figures/losses.png`, `figures/codes.png` and, with categories, `figures/categories.png`.
 
     Args:
         folder: the model folder.
         loss_curves: per stage, `(share of the stage, loss)` points.
         codes: learned codes `(N, positions)`.
+        categories: one list of labels per document, general to specific.
+
+    Returns:
+        the names of the files.
     """
     import matplotlib
 
@@ -38,7 +47,46 @@ def save_plots(folder: Path, loss_curves: dict[str, list[tuple[float, float]]], 
         axis.set_xlabel("codes, most frequent first", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0, 0].set_ylabel("documents", fontsize=8)
-    return [*names, save(figure, folder, "codes.png")]
+    names.append(save(figure, folder, "codes.png"))
+    if categories is not None and any(categories):
+        names.append(save(plot_categories(codes[:, 0], categories), folder, "categories.png"))
+    return names
+
+
+def plot_categories(codes: np.ndarray, categories: list[list[str]], number: int = 14, width: int = 4):
+    """What the most frequent first codes are about: the share of their commonest categories.
+
+    Args:
+        codes: of the first position `(N,)`.
+        categories: one list of labels per document, general to specific.
+        number: codes shown.
+        width: categories named per code.
+    """
+    from matplotlib import pyplot
+
+    names = np.array([" > ".join(path[:2]) if len(path) < 3 else " > ".join(path[1:3]) for path in categories])
+    frequent = np.argsort(-np.bincount(codes), kind="stable")[:number]
+    figure, axis = pyplot.subplots(figsize=(9, 0.36 * len(frequent) + 1))
+    colours = pyplot.get_cmap("GnBu")(np.linspace(0.85, 0.35, width))
+    for row, code in enumerate(frequent):
+        labels, counts = np.unique(names[codes == code], return_counts=True)
+        shares = counts / counts.sum()
+        left = 0.0
+        for rank, place in enumerate(np.argsort(-counts, kind="stable")[:width]):
+            axis.barh(row, shares[place], left=left, color=colours[rank], edgecolor="white")
+            if shares[place] > 0.1:
+                text = labels[place] or "(none)"
+                room = int(shares[place] * 105)
+                text = text if len(text) <= room else text[: max(1, room - 1)] + "…"
+                colour = "white" if rank < 2 else "black"
+                axis.text(left + shares[place] / 2, row, text, ha="center", va="center", fontsize=7, color=colour)
+            left += shares[place]
+    axis.set_yticks(range(len(frequent)), [f"<{c}>  {(codes == c).sum()} documents" for c in frequent], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("share of the documents with this first code, by category", fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def save(figure, folder: Path, name: str) -> str:

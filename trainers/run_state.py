@@ -30,8 +30,12 @@ class RunState:
         Raises:
             ExistingRunError: another run's state is there, and neither flag says what to do with it.
         """
-        if start_over:
-            shutil.rmtree(self.root, ignore_errors=True)
+        if start_over and self.root.exists():
+            # Moved first: what a stop leaves half deleted must not be taken for this run's.
+            deleted = self.root.with_name(".deleted-stages")
+            shutil.rmtree(deleted, ignore_errors=True)
+            self.root.rename(deleted)
+            shutil.rmtree(deleted, ignore_errors=True)
         if self.settings_path.exists() and not go_on:
             found = json.loads(self.settings_path.read_text(encoding="utf-8"))
             names = sorted(n for n in found.keys() | settings.keys() if found.get(n) != settings.get(n))

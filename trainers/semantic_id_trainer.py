@@ -1,4 +1,4 @@
-"""`SemanticIDTrainer`: learns the semantic IDs of a corpus stage by stage (Algorithm 1); it can be stopped anywhere."""
+"""`SemanticIDTrainer` learns the IDs of a corpus stage by stage (Algorithm 1), and can be stopped anywhere."""
 
 import hashlib
 from collections import defaultdict
@@ -18,6 +18,7 @@ from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
 from modeling_lmindexer.folder import atomic_path
 
 from .clustering import kmeans
+from .corpus_check import check_corpus
 from .corpus_pass import CorpusPass
 from .documents import IndexingCollator, IndexingDataset
 from .encoder_cache import EncoderStates
@@ -58,7 +59,7 @@ class SemanticIDTrainer(Trainer):
         processing_class: the tokenizer.
 
     Raises:
-        ValueError: empty texts, duplicate ids, fewer documents than codes, no reconstructor.
+        UnusableCorpusError: empty texts, duplicate ids, fewer documents than codes, no reconstructor.
         ExistingRunError: (from `train`) the output folder holds a run with other settings.
     """
 
@@ -133,7 +134,7 @@ class SemanticIDTrainer(Trainer):
             "documents": self.documents.digest(),
             "initial_weights": weights.hexdigest(),
             "codebook_sizes": model.codebook_sizes,
-            "similarity": [model.similarity, model.temperature],
+            "similarity": [model.similarity, model.code_temperature],
             "reconstruction_target": model.reconstruction_target,
             "global_batch_size": self.args.per_device_train_batch_size * self.args.world_size,
         }
@@ -393,30 +394,6 @@ def set_trainable(model: LMIndexerForSemanticID, stage: Stage, args: SemanticIDT
     if args.freeze_encoder:
         model.get_encoder().requires_grad_(False)
         model.get_input_embeddings().requires_grad_(False)
-
-
-def check_corpus(corpus: datasets.Dataset, model: LMIndexerForSemanticID) -> None:
-    """Raises ValueError when a corpus cannot be indexed with this model, saying why and what to do."""
-    missing = {"id", "text"} - set(corpus.column_names)
-    if missing:
-        raise ValueError(f"The data set lacks the columns {sorted(missing)}; it has {corpus.column_names}.")
-    if len(corpus) == 0:
-        raise ValueError("The data set is empty: there is nothing to index.")
-    ids, texts = list(corpus["id"]), list(corpus["text"])
-    empty = [document for document, text in zip(ids, texts, strict=True) if not (text or "").strip()]
-    if empty:
-        raise ValueError(f"{len(empty)} documents have no text: {empty[:5]}. Leave them out or give them one.")
-    if len(set(ids)) < len(ids):
-        values, counts = np.unique(np.asarray(ids), return_counts=True)
-        raise ValueError(f"Document ids occur more than once: {values[counts > 1][:5].tolist()}. Make them unique.")
-    largest = max(model.config.codebook_sizes)
-    if len(corpus) < largest:
-        raise ValueError(
-            f"{len(corpus)} documents are fewer than the {largest} codes of a position: set codebook_sizes to at most "
-            f"{len(corpus)} each, better to a tenth of the documents."
-        )
-    if model.reconstructor is None:
-        raise ValueError("The model has no reconstructor: load it with num_reconstructor_layers=1 to learn IDs.")
 
 
 def check_agreement(labels: np.ndarray, codes: np.ndarray, position: int) -> float:

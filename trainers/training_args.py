@@ -12,9 +12,9 @@ class SemanticIDTrainingArguments(TrainingArguments):
     num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of each discrete stage."})
     continuous_epochs: float = field(default=3.0, metadata={"help": "Epochs of each continuous stage."})
     reconstructor_epochs: float = field(default=1.0, metadata={"help": "Epochs of the reconstructor's warm-up."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Documents per process and step."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Documents per process and step."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Documents per forward without training."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of every stage."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of every stage."})
     discrete_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of discrete stages; default: learning_rate."}
     )
@@ -24,7 +24,7 @@ class SemanticIDTrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint inside a stage."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept in a stage."})
     hint_ratios: list[float] = field(
-        default_factory=lambda: [0.5, 0.3],
+        default_factory=lambda: [0.0],
         metadata={
             "help": "Share of a document's tokens that stays visible, per position; falls by .6 beyond the last."
         },

@@ -41,7 +41,7 @@ def test_indexing(examples_folder, name):
         "hint_ratios": [0.5, 0.3],
         "max_source_length": length,
         "similarity": "dot",
-        "temperature": 1.0,
+        "code_temperature": 1.0,
         "reconstruction_target": "tokens",
         "contrastive_views": "dropout",
         "num_train_epochs": epochs,

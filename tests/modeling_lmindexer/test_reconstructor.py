@@ -1,0 +1,169 @@
+import math
+
+import pytest
+import torch
+from tiny_models import tiny_model
+
+from modeling_lmindexer.reconstructor import sinusoidal_positions
+
+# Two documents; in the first, tokens 1, 3 and 4 are hidden, in the second 0 and 2 (5 tokens, the last one padding).
+INPUT_IDS = torch.tensor([[11, 12, 13, 14, 15], [21, 22, 21, 24, 0]])
+HINTS = torch.tensor([[1, 0, 1, 0, 0], [0, 1, 0, 1, 0]], dtype=torch.bool)
+WEIGHTS = torch.tensor([[0, 1.0, 0, 2.0, 1.0], [3.0, 0, 1.0, 0, 0]])
+
+
+def reconstructor(depth=1, target="tokens"):
+    model = tiny_model("bert", num_reconstructor_layers=depth, reconstruction_target=target)
+    return model.reconstructor, model.get_input_embeddings().weight.detach()
+
+
+def codes(positions=2):
+    return torch.randn(2, positions, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("target", ["tokens", "words"])
+def test_hidden_tokens_never_influence_predictions(depth, target):
+    module, embedding = reconstructor(depth, target)
+    before = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS).logits
+    for row, place in [(0, 1), (0, 3), (0, 4), (1, 0), (1, 4)]:
+        changed = INPUT_IDS.clone()
+        changed[row, place] = 77
+        after = module(codes(), embedding, changed, HINTS, WEIGHTS).logits
+        torch.testing.assert_close(after, before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("target", ["tokens", "words"])
+def test_hints_and_codes_of_the_document_influence_predictions(depth, target):
+    module, embedding = reconstructor(depth, target)
+    before = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    changed = INPUT_IDS.clone()
+    changed[0, 2] = 77
+    others = codes()
+    others[0, 0, :8] += 1
+    for after in (
+        module(codes(), embedding, changed, HINTS, WEIGHTS),
+        module(others, embedding, INPUT_IDS, HINTS, WEIGHTS),
+    ):
+        difference = (after.logits - before.logits).abs().amax(-1)
+        assert (difference[before.documents == 0] > 1e-4).all()
+        assert (difference[before.documents == 1] == 0).all()
+
+
+def test_every_code_counts_and_adds_up():
+    """`z_w = sum_j Trans(q = c^j)` (Eq. 7): the order of the codes does not matter."""
+    module, embedding = reconstructor(2)
+    module.output_norm = torch.nn.Identity()
+    logits = [
+        module(c, embedding, INPUT_IDS, HINTS, WEIGHTS).logits - module.bias
+        for c in (codes(3), codes(3)[:, [2, 0, 1]], codes(3)[:, :1], codes(3)[:, 1:])
+    ]
+    torch.testing.assert_close(logits[1], logits[0])
+    torch.testing.assert_close(logits[2] + logits[3], logits[0])
+
+
+def test_tokens_are_predicted_at_their_places():
+    module, embedding = reconstructor()
+    output = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    assert output.documents.tolist() == [0, 0, 0, 1, 1]
+    assert output.targets.tolist() == [12, 14, 15, 21, 21]
+    assert output.weights.tolist() == [1, 2, 1, 3, 1]
+    assert output.logits.shape == (5, 100)
+    # The same token at two places: told apart by position.
+    assert not torch.allclose(output.logits[3], output.logits[4], atol=1e-4)
+
+
+def test_words_are_one_bag_per_document():
+    module, embedding = reconstructor(target="words")
+    output = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    assert output.documents.tolist() == [0, 1] and output.weights.tolist() == [4, 4]
+    assert output.logits.shape == output.targets.shape == (2, 100)
+    expected = torch.zeros(2, 100)
+    expected[0, 12], expected[0, 14], expected[0, 15], expected[1, 21] = 0.25, 0.5, 0.25, 1
+    assert torch.equal(output.targets, expected)
+
+
+@pytest.mark.parametrize("target", ["tokens", "words"])
+def test_a_restricted_vocabulary_is_the_full_softmax_restricted(target):
+    module, embedding = reconstructor(target=target)
+    full = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    vocabulary = torch.tensor([3, 11, 12, 13, 14, 15, 21, 22, 24, 99])
+    # The scale of the logits is the mean norm of the rows in use: make it the same for both.
+    norm = embedding.norm(dim=-1).mean() / embedding[vocabulary].norm(dim=-1).mean()
+    module.set_vocabulary(vocabulary)
+    part = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    expected = (full.logits - module.bias)[:, vocabulary] * norm + module.bias[vocabulary]
+    torch.testing.assert_close(part.logits, expected)
+    if target == "tokens":
+        assert vocabulary[part.targets].tolist() == full.targets.tolist()
+    else:
+        assert torch.equal(part.targets, full.targets[:, vocabulary])
+
+
+def test_the_whole_vocabulary_changes_nothing():
+    module, embedding = reconstructor()
+    full = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    module.set_vocabulary(torch.arange(100))
+    part = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    assert torch.equal(part.logits, full.logits) and torch.equal(part.targets, full.targets)
+
+
+@pytest.mark.parametrize("target", ["tokens", "words"])
+def test_a_document_without_hints_or_without_targets_is_finite(target):
+    module, embedding = reconstructor(2, target)
+    no_hints, no_targets = HINTS.clone(), WEIGHTS.clone()
+    no_hints[0] = False
+    no_targets[1] = 0
+    query = codes().requires_grad_()
+    output = module(query, embedding, INPUT_IDS, no_hints, no_targets)
+    assert all(value.isfinite().all() for value in output.values())
+    assert (output.documents == 0).any() and output.weights[output.documents == 1].sum() == 0
+    output.logits.sum().backward()
+    assert query.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("target", ["tokens", "words"])
+def test_nothing_to_predict_at_all_is_finite(target):
+    module, embedding = reconstructor(1, target)
+    output = module(codes(), embedding, INPUT_IDS, HINTS, torch.zeros_like(WEIGHTS))
+    assert len(output.logits) == (0 if target == "tokens" else 2)
+    assert all(value.isfinite().all() for value in output.values())
+
+
+@pytest.mark.parametrize("target", ["tokens", "words"])
+def test_more_padding_changes_nothing(target):
+    module, embedding = reconstructor(2, target)
+    before = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    padded = (torch.nn.functional.pad(values, (0, 3)) for values in (INPUT_IDS, HINTS, WEIGHTS))
+    after = module(codes(), embedding, *padded)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, msg=name)
+
+
+@pytest.mark.parametrize("target", ["tokens", "words"])
+def test_warm_up_needs_no_codes_but_learns_from_hints(target):
+    module, embedding = reconstructor(1, target)
+    output = module(None, embedding, INPUT_IDS, HINTS, WEIGHTS)
+    same = module(module.start.expand(2, 1, -1), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    assert torch.equal(output.logits, same.logits)
+    output.logits.sum().backward()
+    assert module.start.grad.norm() > 0
+    changed = INPUT_IDS.clone()
+    changed[0, 2] = 77
+    assert not torch.allclose(module(None, embedding, changed, HINTS, WEIGHTS).logits[0], output.logits[0])
+
+
+def test_logits_do_not_depend_on_the_scale_of_the_embeddings():
+    module, embedding = reconstructor()
+    hidden = torch.randn(2, 16)
+    torch.testing.assert_close(module.token_logits(hidden, 50 * embedding), module.token_logits(hidden, embedding))
+
+
+@pytest.mark.parametrize("width", [6, 7])
+def test_positions_are_those_of_the_paper(width):
+    found = sinusoidal_positions(5, width, torch.zeros(1))
+    for place in range(5):
+        for i in range(width):
+            angle = place / 10000 ** (2 * (i // 2) / width)
+            assert found[place, i].item() == pytest.approx(math.cos(angle) if i % 2 else math.sin(angle), abs=1e-6)

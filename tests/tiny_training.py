@@ -1,0 +1,94 @@
+"""A corpus, a tokenizer, models and trainers so small that a whole run takes about a second."""
+
+import itertools
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, PreTrainedTokenizerFast, T5Config
+
+from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
+from trainers import SemanticIDTrainer, SemanticIDTrainingArguments
+
+TOPICS, KINDS, WORDS_OF_EACH, COMMON_WORDS = 4, 3, 6, 8
+WORDS = [
+    *(f"topic{topic}word{i}" for topic in range(TOPICS) for i in range(WORDS_OF_EACH)),
+    *(f"kind{kind}word{i}" for kind in range(KINDS) for i in range(WORDS_OF_EACH)),
+    *(f"common{i}" for i in range(COMMON_WORDS)),
+]
+
+
+def tiny_corpus(documents_of_each: int = 5) -> datasets.Dataset:
+    """Documents of 6 to 15 words on 4 topics and, across them, of 3 kinds: 60 by default, `id`, `text`, `category`."""
+    random = np.random.default_rng(7)
+    rows = []
+    for topic, kind, number in itertools.product(range(TOPICS), range(KINDS), range(documents_of_each)):
+        words = [f"topic{topic}word{i}" for i in random.integers(WORDS_OF_EACH, size=random.integers(3, 8))]
+        words += [f"kind{kind}word{i}" for i in random.integers(WORDS_OF_EACH, size=random.integers(2, 5))]
+        words += [f"common{i}" for i in random.integers(COMMON_WORDS, size=random.integers(1, 4))]
+        text = " ".join(random.permutation(words))
+        rows.append({"id": f"d{topic}{kind}{number}", "text": text, "category": [f"topic {topic}", f"kind {kind}"]})
+    return datasets.Dataset.from_list([rows[i] for i in random.permutation(len(rows))])
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word, and `</s>` (2) at the end; 0 is the padding, 1 an unknown word."""
+    specials = ["<pad>", "<unk>", "</s>"]
+    vocabulary = {word: number for number, word in enumerate([*specials, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>", model_max_length=32
+    )
+
+
+def tiny_indexer(kind: str = "t5", dropout: float = 0.0, seed: int = 0, **config) -> LMIndexerForSemanticID:
+    """A random indexer of width 16 on a T5 or a BERT; by default 6 x 4 learned codes."""
+    vocab_size = len(WORDS) + 3
+    if kind == "t5":
+        backbone = T5Config(
+            vocab_size=vocab_size, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_decoder_layers=1, num_heads=2,
+            dropout_rate=dropout, decoder_start_token_id=0,
+        )  # fmt: skip
+    else:
+        backbone = BertConfig(
+            vocab_size=vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, max_position_embeddings=64,
+        )  # fmt: skip
+    values = {"codebook_sizes": [6, 4], "num_disambiguation_codes": 16, "max_source_length": 32, "dropout": dropout}
+    values |= {"num_decoder_layers": 1, "pooled_input": True}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LMIndexerForSemanticID(LMIndexerConfig(backbone_config=backbone, **(values | config)))
+
+
+def tiny_arguments(output_dir: Path | str, **overrides) -> SemanticIDTrainingArguments:
+    """Settings of a run of two epochs of 4 steps per stage."""
+    values = {
+        "per_device_train_batch_size": 16, "per_device_eval_batch_size": 32, "learning_rate": 1e-2,
+        "num_train_epochs": 2, "continuous_epochs": 2, "reconstructor_epochs": 1, "hint_ratios": [0.5, 0.3],
+        "logging_steps": 1, "disable_tqdm": True, "use_cpu": True, "report_to": "none", "seed": 3,
+    }  # fmt: skip
+    return SemanticIDTrainingArguments(output_dir=str(output_dir), **(values | overrides))
+
+
+def make_trainer(
+    output_dir: Path | str,
+    *,
+    model: LMIndexerForSemanticID | None = None,
+    corpus: datasets.Dataset | None = None,
+    trainer_class: type[SemanticIDTrainer] = SemanticIDTrainer,
+    callbacks: list | None = None,
+    **overrides,
+) -> SemanticIDTrainer:
+    """A trainer of a tiny model on the tiny corpus; `overrides` are settings."""
+    return trainer_class(
+        tiny_indexer() if model is None else model,
+        tiny_arguments(output_dir, **overrides),
+        train_dataset=tiny_corpus() if corpus is None else corpus,
+        processing_class=tiny_tokenizer(),
+        callbacks=callbacks,
+    )

@@ -1,0 +1,241 @@
+"""Hints, targets, crops and batches: what is drawn for a document is the document's own affair."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import tiny_corpus, tiny_indexer, tiny_tokenizer
+
+from trainers.documents import EVALUATION_EPOCH, IndexingCollator, IndexingDataset, crop, pad
+from trainers.encoder_cache import EncoderStates
+from trainers.prefix_sampler import SampleKey
+
+EOS = 2
+# Nothing but a special token, one word, unknown words, a word four times, and a few words more.
+SHORT = ["", "common0", "unheard of", "common1 common1 common2 common1 common1", "topic0word0 kind0word0 common3"]
+
+
+def dataset_of(texts, ids=None, seed=0, max_length=32, **values):
+    dataset = IndexingDataset(ids or [f"d{i}" for i in range(len(texts))], texts, tiny_tokenizer(), max_length, seed)
+    dataset.hint_ratio = 0.5
+    for name, value in values.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def tokens_of(*words):
+    return [tiny_tokenizer().convert_tokens_to_ids(word) for word in words]
+
+
+def weights_of(dataset, **values):
+    defaults = {"idf": False, "min_frequency": 1, "max_frequency": 1.0, "by_count": False}
+    return dataset.count_weights(len(tiny_tokenizer()), **(defaults | values))
+
+
+@pytest.fixture
+def corpus_dataset():
+    corpus = tiny_corpus()
+    return dataset_of(list(corpus["text"]), list(corpus["id"]), crops=True)
+
+
+def drawn(dataset, row, epoch):
+    item = dataset[SampleKey(row, epoch, 1)]
+    return [item["hint_mask"].tolist(), item["target_weights"].tolist(), *[part.tolist() for part in item["crops"]]]
+
+
+def test_hints_depend_on_seed_epoch_and_document_alone(corpus_dataset):
+    """Neither on the order, nor on what was drawn before, nor on which other documents there are."""
+    dataset = corpus_dataset
+    rows = range(len(dataset))
+    first = {dataset.ids[row]: drawn(dataset, row, 4) for row in rows}
+    for row in reversed(rows):
+        assert drawn(dataset, row, 4) == first[dataset.ids[row]]
+    corpus = tiny_corpus().shuffle(seed=1).select(range(20))
+    fewer = dataset_of(list(corpus["text"]), list(corpus["id"]), crops=True)
+    for row, document in enumerate(corpus["id"]):
+        assert drawn(fewer, row, 4) == first[document]
+
+
+@pytest.mark.parametrize("change", ["seed", "epoch", "id"])
+def test_hints_change_with_each_of_them(corpus_dataset, change):
+    dataset = corpus_dataset
+    before = [drawn(dataset, row, 0) for row in range(len(dataset))]
+    epoch = 0
+    if change == "seed":
+        dataset.seed = 1
+    elif change == "epoch":
+        epoch = 1
+    else:
+        corpus = tiny_corpus()
+        dataset = dataset_of(list(corpus["text"]), [f"other {i}" for i in corpus["id"]], crops=True)
+    after = [drawn(dataset, row, epoch) for row in range(len(dataset))]
+    # 6 tokens and more have 20 choices of three and more.
+    assert sum(one[0] == other[0] for one, other in zip(before, after, strict=True)) < 15
+    assert sum(one[2:] == other[2:] for one, other in zip(before, after, strict=True)) < 15
+
+
+def test_a_plain_number_asks_for_the_fixed_hints(corpus_dataset):
+    item, fixed = corpus_dataset[5], drawn(corpus_dataset, 5, EVALUATION_EPOCH)
+    assert item["hint_mask"].tolist() == fixed[0] and item["weight"] == 1
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 0.99])
+def test_as_many_hints_as_the_ratio_says(corpus_dataset, ratio):
+    corpus_dataset.hint_ratio = ratio
+    for row in range(len(corpus_dataset)):
+        item = corpus_dataset[row]
+        tokens, hints, targets = item["input_ids"], item["hint_mask"], item["target_weights"]
+        words = (tokens != EOS).sum()
+        assert hints.sum() == min(round(ratio * words), words - 1)
+        assert not hints[tokens == EOS].any() and not targets[tokens == EOS].any()
+        assert ((targets > 0) == ~hints & (tokens != EOS)).all()
+
+
+def test_every_token_is_equally_likely_to_be_a_hint():
+    dataset = dataset_of(["common0 common1 common2 common3"])
+    counts = sum(dataset[SampleKey(0, epoch, 1)]["hint_mask"].astype(int) for epoch in range(600))
+    assert counts[-1] == 0 and counts.sum() == 1200
+    # 600 draws of 1/2: the mean is 300, its deviation 12.
+    assert all(240 < count < 360 for count in counts[:4])
+
+
+def test_one_word_stays_hidden_and_special_tokens_are_neither_hint_nor_target():
+    dataset = dataset_of(SHORT, hint_ratio=0.9)
+    empty, one, unknown, repeated, _ = (dataset[row] for row in range(5))
+    assert empty["input_ids"].tolist() == [EOS] and not empty["target_weights"].any()
+    assert one["hint_mask"].tolist() == [False, False] and one["target_weights"].tolist() == [1, 0]
+    assert not unknown["hint_mask"].any() and not unknown["target_weights"].any()
+    assert repeated["hint_mask"].sum() == 4 and repeated["target_weights"].sum() == 1
+
+
+def test_weights_by_hand():
+    texts = ["common0 common1", "common0 common1 common1", "common0 topic0word0", "common0 kind0word0"]
+    dataset = dataset_of(texts)
+    everywhere, half, once, other = tokens_of("common0", "common1", "topic0word0", "kind0word0")
+
+    weights = weights_of(dataset)
+    assert weights.vocabulary.tolist() == sorted([everywhere, half, once, other])
+    assert set(weights.weights[weights.vocabulary]) == {1}
+
+    weights = weights_of(dataset, idf=True)
+    expected = {half: np.log(4 / 2), once: np.log(4), other: np.log(4), everywhere: 1e-3}
+    assert {token: weights.weights[token] for token in expected} == pytest.approx(expected)
+    assert weights.weights.dtype == np.float32 and (weights.weights > 0).sum() == 4
+
+    assert weights_of(dataset, max_frequency=0.5).vocabulary.tolist() == sorted([half, once, other])
+    assert weights_of(dataset, max_frequency=0.49).vocabulary.tolist() == sorted([once, other])
+    assert weights_of(dataset, min_frequency=2).vocabulary.tolist() == sorted([everywhere, half])
+    with pytest.raises(ValueError, match="No token occurs in at least 3 and at most 50%"):
+        weights_of(dataset, min_frequency=3, max_frequency=0.5)
+
+
+def test_excluded_tokens_are_hints_but_no_targets():
+    dataset = dataset_of(["common0 common1", "common0 kind0word0"])
+    dataset.target_weights = weights_of(dataset, max_frequency=0.5)
+    seen = [dataset[SampleKey(0, epoch, 1)] for epoch in range(20)]
+    assert {tuple(item["hint_mask"]) for item in seen} == {(True, False, False), (False, True, False)}
+    for item in seen:
+        assert item["target_weights"].tolist() == [0, 0 if item["hint_mask"][1] else 1, 0]
+
+
+def test_repetitions_count_by_their_logarithm():
+    dataset = dataset_of(SHORT[3:], hint_ratio=0.0)
+    dataset.target_weights = weights_of(dataset, by_count=True)
+    repeated, once = np.log1p(4) / 4, np.log1p(1)
+    assert dataset[0]["target_weights"].tolist() == pytest.approx([repeated, repeated, once, repeated, repeated, 0])
+    dataset.target_weights = weights_of(dataset, by_count=True, idf=True)
+    assert dataset[0]["target_weights"].sum() == pytest.approx((np.log1p(4) + np.log1p(1)) * np.log(2))
+    # Only those that are hidden are counted.
+    dataset.hint_ratio = 0.4
+    for epoch in range(10):
+        item = dataset[SampleKey(0, epoch, 1)]
+        hidden = (item["input_ids"] == tokens_of("common1")) & ~item["hint_mask"]
+        expected = np.log1p(hidden.sum()) * np.log(2) if hidden.any() else 0
+        assert item["target_weights"][hidden].sum() == pytest.approx(expected)
+
+
+def test_crops_are_runs_of_the_document(corpus_dataset):
+    shares = []
+    for row in range(len(corpus_dataset)):
+        item = corpus_dataset[SampleKey(row, 0, 1)]
+        text = item["input_ids"].tolist()
+        for part in item["crops"]:
+            starts = range(len(text) - len(part) + 1)
+            assert any(text[start : start + len(part)] == part.tolist() for start in starts)
+            shares.append(len(part) / len(text))
+    assert 0.2 < min(shares) < 0.4 and 0.7 < max(shares) < 0.9
+    assert crop(np.array([7]), np.random.default_rng(0)).tolist() == [7]
+
+
+def test_long_texts_are_cut_and_the_digest_tells_corpora_apart():
+    texts = ["common0 " * 50, "common1"]
+    dataset = dataset_of(texts, max_length=8)
+    assert dataset.lengths.tolist() == [8, 2]
+    assert dataset.tokens[:8].tolist() == tokens_of("common0") * 7 + [EOS]
+    digests = {
+        dataset_of(texts, max_length=8).digest(),
+        dataset_of(texts, max_length=9).digest(),
+        dataset_of(texts, ["a", "b"], max_length=8).digest(),
+        dataset_of([*texts[1:], *texts[:1]], max_length=8).digest(),
+    }
+    assert len(digests) == 4 and dataset.digest() in digests
+
+
+def test_prefix_groups():
+    dataset = dataset_of(SHORT)
+    assert dataset.prefix_groups().tolist() == [0] * 5
+    dataset.codes = np.array([[1, 0], [0, 3], [1, 0], [1, 1], [0, 3]])
+    assert dataset.prefix_groups().tolist() == [1, 0, 1, 2, 0]
+
+
+def collator_of(dataset, **values):
+    config = tiny_indexer().config
+    defaults = {"pad_token_id": 0, "offsets": config.position_offsets, "with_prefix": True}
+    return IndexingCollator(dataset, groups=dataset.prefix_groups(), **(defaults | values))
+
+
+def test_a_batch():
+    dataset = dataset_of(SHORT, crops=True)
+    dataset.codes = np.array([[1, 0], [0, 3], [5, 0], [1, 1], [0, 3]])
+    batch = collator_of(dataset)([dataset[SampleKey(3, 0, 1)], dataset[SampleKey(0, 0, 0)]])
+    assert batch["input_ids"].tolist() == [dataset[3]["input_ids"].tolist(), [EOS, 0, 0, 0, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1] * 6, [1, 0, 0, 0, 0, 0]]
+    assert batch["hint_mask"].dtype == torch.bool and batch["hint_mask"][0].sum() == 2
+    assert not batch["hint_mask"][1].any() and not batch["target_weights"][1].any()
+    # Codes 1 and 1 of books of 6 and 4 codes after the start id: 0, then 1 + 1, then 7 + 1.
+    assert batch["decoder_input_ids"].tolist() == [[0, 2, 8], [0, 2, 7]]
+    assert batch["documents"].tolist() == [3, 0] and batch["counts"].tolist() == [1, 0]
+    assert batch["groups"].tolist() == [2, 1]
+    assert batch["view_input_ids"].shape[:2] == (2, 2)
+    lengths = batch["view_attention_mask"].sum(-1)
+    for document, item in enumerate([dataset[SampleKey(3, 0, 1)], dataset[SampleKey(0, 0, 0)]]):
+        for view, part in enumerate(item["crops"]):
+            assert batch["view_input_ids"][document, view, : len(part)].tolist() == part.tolist()
+            assert lengths[document, view] == len(part)
+
+
+def test_without_a_prefix_the_batch_has_nothing_for_the_decoder():
+    dataset = dataset_of(SHORT, crops=True)
+    batch = collator_of(dataset, with_prefix=False)([dataset[0], dataset[1]])
+    assert not {"decoder_input_ids", "view_input_ids", "encoder_outputs"} & batch.keys()
+    batch = collator_of(dataset)([dataset[0], dataset[1]])
+    assert batch["decoder_input_ids"].tolist() == [[0], [0]]
+
+
+def test_padding_has_the_value_asked_for():
+    assert pad([np.array([1, 2]), np.array([3])], 9).tolist() == [[1, 2], [3, 9]]
+    assert pad([np.array([True]), np.array([False, True])], False).tolist() == [[True, False], [False, True]]
+
+
+def test_a_batch_from_the_cache_is_what_the_encoder_says(tmp_path):
+    corpus, model = tiny_corpus(), tiny_indexer().eval()
+    dataset = dataset_of(list(corpus["text"]), list(corpus["id"]))
+
+    def every_document():
+        for row in range(len(dataset)):
+            yield [row], model.encode(torch.from_numpy(dataset[row]["input_ids"][None].astype(np.int64)))[0].detach()
+
+    dataset.encoder_states = EncoderStates.open_or_compute(tmp_path, "x", dataset.offsets, 16, every_document)
+    batch = collator_of(dataset)([dataset[row] for row in (3, 1, 4)])
+    expected, mask = model.encode(batch["input_ids"], batch["attention_mask"])
+    assert (mask == 0).any()
+    torch.testing.assert_close(batch["encoder_outputs"], expected * mask[..., None], rtol=1e-4, atol=1e-5)
