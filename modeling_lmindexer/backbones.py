@@ -35,7 +35,7 @@ def encode_text(
     model_type = encoder.config.model_type
     if model_type not in PADDING_SIDE_FREE:
         if accepts_position_ids(encoder):
-            inputs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+            inputs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         elif not attention_mask[:, 0].all():
             raise ValueError(
                 f"The input is padded on the left, and the positions of a {model_type!r} backbone cannot be shifted: "
@@ -68,7 +68,9 @@ class EncoderDecoder:
         backbone = model.config.backbone_config
         names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
         start_id = next((i for n in names if (i := getattr(backbone, n, None)) is not None), 0)
-        start = model.get_input_embeddings().weight[start_id].expand(len(codes), 1, -1)
+        # The decoder's own embeddings: T5Gemma's are not those of its encoder.
+        embeddings = model.backbone.get_decoder().get_input_embeddings()
+        start = embeddings.weight[start_id].expand(len(codes), 1, -1)
         inputs = torch.cat([start, codes.to(start.dtype)], dim=1)
         if model.config.pooled_input:
             inputs = inputs + unexplained(pool(encoder_states, encoder_mask, model.config.pooling), codes)

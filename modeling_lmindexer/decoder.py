@@ -83,12 +83,12 @@ class CrossAttendingLayer(GradientCheckpointingLayer):
         self.cross_attention = CrossAttention(width, heads, dropout, layer_index, is_cross=True)
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), ZeroLinear(4 * width, width))
 
-    def forward(self, hidden, causal_mask, encoder_states, encoder_mask, cache=None):
+    def forward(self, hidden, causal_mask, encoder_states, encoder_mask, past_key_values=None):
         """`hidden` (batch, positions, width), `encoder_states` (batch, tokens, width)."""
         normed = self.self_norm(hidden)
-        attended = self.self_attention(normed, normed, causal_mask, cache)
+        attended = self.self_attention(normed, normed, causal_mask, past_key_values)
         hidden = hidden + F.dropout(attended, self.dropout, self.training)
-        attended = self.cross_attention(self.cross_norm(hidden), encoder_states, encoder_mask, cache)
+        attended = self.cross_attention(self.cross_norm(hidden), encoder_states, encoder_mask, past_key_values)
         hidden = hidden + F.dropout(attended, self.dropout, self.training)
         fed = self.feed_forward(self.feed_forward_norm(hidden))
         return hidden + F.dropout(fed, self.dropout, self.training)
@@ -130,5 +130,6 @@ class CrossAttendingDecoder(nn.Module):
         causal_mask = positions <= positions[done:, None]
         encoder_mask = None if encoder_mask is None else encoder_mask[:, None, None, :].bool()
         for layer in self.layers:
-            hidden = layer(hidden, causal_mask, encoder_states, encoder_mask, cache)
+            # By this name, gradient checkpointing leaves the cache out: its second pass would fill it again.
+            hidden = layer(hidden, causal_mask, encoder_states, encoder_mask, past_key_values=cache)
         return self.output_norm(hidden), cache

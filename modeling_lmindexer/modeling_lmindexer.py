@@ -134,7 +134,8 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
         backbone = AutoModel.from_pretrained(
             name_or_path, config=backbone_config, dtype=torch.float32, trust_remote_code=trust_remote_code
         )
-        model.backbone.load_state_dict(backbone.state_dict())
+        # In full precision, whatever the checkpoint's: an indexer is about to be trained.
+        model.float().backbone.load_state_dict(backbone.state_dict())
         return model
 
     def get_input_embeddings(self) -> nn.Module:
@@ -160,6 +161,14 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
             order = attention_mask.ne(1).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
             input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
         return encode_text(self.get_encoder(), input_ids, attention_mask, inputs_embeds), attention_mask
+
+    @staticmethod
+    def given_states(encoder_outputs, attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """As [`~LMIndexerForSemanticID.encode`], from states computed before, alone or first in a tuple."""
+        states = encoder_outputs if torch.is_tensor(encoder_outputs) else encoder_outputs[0]
+        if attention_mask is None:
+            attention_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        return states, attention_mask
 
     def decode(self, decoder_input_ids, encoder_states, encoder_mask, cache=None, use_cache=False):
         """`h` of the positions of `decoder_input_ids` `(batch, positions)` that are not cached, and the cache."""
@@ -226,9 +235,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
         if encoder_outputs is None:
             states, attention_mask = self.encode(input_ids, attention_mask, inputs_embeds)
         else:
-            states = encoder_outputs if torch.is_tensor(encoder_outputs) else encoder_outputs[0]
-            if attention_mask is None:
-                attention_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+            states, attention_mask = self.given_states(encoder_outputs, attention_mask)
         if decoder_input_ids is None:
             decoder_input_ids = self.shift_right(labels, len(states), states.device)
         hidden, prefix, cache = self.decode(
@@ -382,7 +389,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
         if encoder_outputs is None:
             states, attention_mask = self.encode(input_ids, attention_mask)
         else:
-            states = encoder_outputs if torch.is_tensor(encoder_outputs) else encoder_outputs[0]
+            states, attention_mask = self.given_states(encoder_outputs, attention_mask)
         ids = self.shift_right(None, len(states), states.device)
         for t in range(self.config.num_learned_positions):
             hidden = self.decode(ids, states, attention_mask)[0][:, -1]

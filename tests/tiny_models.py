@@ -26,6 +26,7 @@ _BACKBONES = {
     "t5gemma": {
         "encoder": _GEMMA,
         "decoder": {**_GEMMA, "num_hidden_layers": 2, "cross_attention_hidden_size": 16},
+        "dropout_rate": 0.1,
     },
     "bert": _ENCODER,
     "mpnet": _ENCODER,

@@ -70,6 +70,9 @@ def tiny_arguments(output_dir: Path | str, **overrides) -> SemanticIDTrainingArg
     values = {
         "per_device_train_batch_size": 16, "per_device_eval_batch_size": 32, "learning_rate": 1e-2,
         "num_train_epochs": 2, "continuous_epochs": 2, "reconstructor_epochs": 1, "hint_ratios": [0.5, 0.3],
+        "discrete_rate_factor": 1.0, "contrastive_weight": 1.0, "commitment_weight": 1.0,
+        "contrastive_views": "dropout", "contrastive_temperature": 1.0, "contrastive_normalize": False,
+        "idf_weights": False, "min_document_frequency": 1, "max_document_frequency": 1.0,
         "logging_steps": 1, "disable_tqdm": True, "use_cpu": True, "report_to": "none", "seed": 3,
     }  # fmt: skip
     return SemanticIDTrainingArguments(output_dir=str(output_dir), **(values | overrides))

@@ -37,7 +37,7 @@ logger = logging.get_logger(__name__)
 RESULT_SETTINGS = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "commitment_weight", "continuous_epochs",
     "contrastive_normalize", "contrastive_temperature", "contrastive_views", "contrastive_weight",
-    "discrete_learning_rate", "fp16",
+    "discrete_rate_factor", "fp16",
     "freeze_encoder", "gradient_accumulation_steps", "hint_ratios", "idf_weights", "learning_rate",
     "lr_scheduler_type", "max_document_frequency", "max_grad_norm", "max_steps", "min_document_frequency",
     "num_train_epochs", "optim", "reconstruction_weight", "reconstructor_epochs", "reduction", "seed",

@@ -47,7 +47,7 @@ def hint_ratio_at(position: int, ratios: list[float]) -> float:
 def plan_stages(num_positions: int, args: SemanticIDTrainingArguments) -> list[Stage]:
     """The stages for `num_positions` learned positions; those with 0 epochs of training still cluster and assign."""
     rate = args.learning_rate
-    discrete_rate = rate if args.discrete_learning_rate is None else args.discrete_learning_rate
+    discrete_rate = rate * args.discrete_rate_factor
     stages = [Stage("reconstructor", 0, args.reconstructor_epochs, rate, hint_ratio_at(0, args.hint_ratios))]
     for position in range(num_positions):
         ratio = hint_ratio_at(position, args.hint_ratios)

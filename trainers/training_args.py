@@ -7,16 +7,20 @@ from transformers import TrainingArguments
 
 @dataclass
 class SemanticIDTrainingArguments(TrainingArguments):
-    """Settings of [`SemanticIDTrainer`]. `num_train_epochs` counts for every discrete stage."""
+    """Settings of [`SemanticIDTrainer`]; `num_train_epochs` counts for every discrete stage.
 
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Epochs of each discrete stage."})
-    continuous_epochs: float = field(default=3.0, metadata={"help": "Epochs of each continuous stage."})
-    reconstructor_epochs: float = field(default=1.0, metadata={"help": "Epochs of the reconstructor's warm-up."})
+    The defaults suit a small model trained from scratch on a CPU within minutes. The paper's settings are in
+    `examples/paper/`.
+    """
+
+    num_train_epochs: float = field(default=0.5, metadata={"help": "Epochs of each discrete stage."})
+    continuous_epochs: float = field(default=2.0, metadata={"help": "Epochs of each continuous stage."})
+    reconstructor_epochs: float = field(default=0.3, metadata={"help": "Epochs of the reconstructor's warm-up."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Documents per process and step."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Documents per forward without training."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of every stage."})
-    discrete_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate of discrete stages; default: learning_rate."}
+    discrete_rate_factor: float = field(
+        default=0.1, metadata={"help": "Peak learning rate of discrete stages, as a share of learning_rate."}
     )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of every stage."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or share of a stage's steps, of warm-up."})
@@ -37,25 +41,25 @@ class SemanticIDTrainingArguments(TrainingArguments):
         },
     )
     reconstruction_weight: float = field(default=1.0, metadata={"help": "Factor of the reconstruction loss."})
-    contrastive_weight: float = field(default=1.0, metadata={"help": "Factor of the contrastive loss."})
-    commitment_weight: float = field(default=1.0, metadata={"help": "Factor of the commitment loss."})
+    contrastive_weight: float = field(default=0.5, metadata={"help": "Factor of the contrastive loss."})
+    commitment_weight: float = field(default=0.2, metadata={"help": "Factor of the commitment loss."})
     contrastive_views: str = field(
-        default="dropout",
+        default="identical",
         metadata={
             "help": "Views of a document: 'identical' (Eq. 9), two 'dropout' passes (the authors' code), two 'crops'.",
             "choices": ["identical", "dropout", "crops"],
         },
     )
-    contrastive_temperature: float = field(default=1.0, metadata={"help": "Divides the products of the views."})
-    contrastive_normalize: bool = field(default=False, metadata={"help": "Cosines instead of products of the views."})
+    contrastive_temperature: float = field(default=0.1, metadata={"help": "Divides the products of the views."})
+    contrastive_normalize: bool = field(default=True, metadata={"help": "Cosines instead of products of the views."})
     idf_weights: bool = field(
-        default=False, metadata={"help": "Weigh tokens to reconstruct by their inverse document frequency."}
+        default=True, metadata={"help": "Weigh tokens to reconstruct by their inverse document frequency."}
     )
     min_document_frequency: int = field(
-        default=1, metadata={"help": "Tokens in fewer documents are not reconstructed."}
+        default=5, metadata={"help": "Tokens in fewer documents are not reconstructed."}
     )
     max_document_frequency: float = field(
-        default=1.0, metadata={"help": "Tokens in a larger share of the documents are not reconstructed."}
+        default=0.1, metadata={"help": "Tokens in a larger share of the documents are not reconstructed."}
     )
     freeze_encoder: bool = field(
         default=False, metadata={"help": "Keep the encoder as it is, and compute its states once, into a cache."}

@@ -10,12 +10,12 @@ from transformers import AutoModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID, PrefixTree, PrefixTreeLogitsProcessor
+from modeling_lmindexer import LMIndexerForSemanticID, PrefixTree, PrefixTreeLogitsProcessor
 
 CASES = {kind: (kind, {}) for kind in KINDS} | {"t5-pooled": ("t5", {"pooled_input": True})}
 # What an encoder has beside the states that we read: nothing of it is in the output.
 UNUSED = {"bert": "pooler", "mpnet": "pooler", "xlm-roberta": "pooler"}
-POSITIONS_FROM_THE_LEFT = ("bart", "distilbert")
+POSITIONS_FROM_THE_LEFT = ("bart",)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -81,8 +81,7 @@ def learning_inputs(**others):
 def test_saved_and_loaded_is_the_same(model, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = LMIndexerForSemanticID.from_pretrained(tmp_path)
-    assert loaded.config.to_dict() == LMIndexerConfig.from_pretrained(tmp_path).to_dict()
-    assert loaded.generation_config == model.generation_config
+    assert loaded.generation_config.to_dict() == model.generation_config.to_dict()
     assert not loaded.training
     states, expected = loaded.state_dict(), model.state_dict()
     assert states.keys() == expected.keys() and all(torch.equal(states[name], expected[name]) for name in states)
@@ -299,21 +298,24 @@ def test_fine_tuning_trains_everything_but_the_reconstructor(model, kind):
 def test_gradient_checkpointing_gives_the_same_gradients(model):
     model.train()
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    calls = dict.fromkeys(layers, 0)
-    for layer in layers:
-        layer.register_forward_pre_hook(lambda module, _: calls.update({module: calls[module] + 1}))
+    # The whole layer is called once, what is in it again for the gradient.
+    inside = [next(m for m in layer.modules() if isinstance(m, torch.nn.Linear)) for layer in layers]
+    calls = dict.fromkeys(inside, 0)
+    for module in inside:
+        module.register_forward_pre_hook(lambda module, _: calls.update({module: calls[module] + 1}))
     gradients = []
-    for _ in range(2):
+    for use_cache in (False, False, True):
         torch.manual_seed(0)
         model.zero_grad()
-        model(**tiny_inputs(), labels=torch.tensor([[1, 9, 10], [3, 5, 12], [4, 7, 11]])).loss.backward()
+        labels = torch.tensor([[1, 9, 10], [3, 5, 12], [4, 7, 11]])
+        model(**tiny_inputs(), labels=labels, use_cache=use_cache).loss.backward()
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-        model.gradient_checkpointing_enable()
-    # Once, then once forward and once more for the gradient.
-    assert layers and set(calls.values()) == {3}
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+        model.activation_checkpointing_enable()
+    assert layers and set(calls.values()) == {1 + 2 + 2}
+    for other in gradients[1:]:
+        assert gradients[0].keys() == other.keys()
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(other[name], gradient, msg=name)
 
 
 def test_half_precision_is_finite_and_stays_in_the_tree(model, trie, tmp_path):

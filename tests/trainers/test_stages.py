@@ -27,11 +27,10 @@ def test_every_stage_has_its_epochs_and_its_learning_rate(tmp_path):
         tmp_path, reconstructor_epochs=0, continuous_epochs=2, num_train_epochs=5, learning_rate=0.1
     )
     assert [stage.epochs for stage in plan_stages(2, arguments)] == [0, 2, 5, 2, 5]
+    arguments.discrete_rate_factor = 1.0
     assert {stage.learning_rate for stage in plan_stages(2, arguments)} == {0.1}
-    arguments.discrete_learning_rate = 0.01
-    assert [stage.learning_rate for stage in plan_stages(2, arguments)] == [0.1, 0.1, 0.01, 0.1, 0.01]
-    arguments.discrete_learning_rate = 0.0
-    assert plan_stages(1, arguments)[-1].learning_rate == 0
+    arguments.discrete_rate_factor = 0.5
+    assert [stage.learning_rate for stage in plan_stages(2, arguments)] == pytest.approx([0.1, 0.1, 0.05, 0.1, 0.05])
 
 
 def test_hints_become_fewer(tmp_path):

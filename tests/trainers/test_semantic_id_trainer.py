@@ -1,0 +1,436 @@
+"""Whole runs: what each stage trains, what it leaves alone, which codes come of it, and what is reported."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import make_trainer, tiny_corpus, tiny_indexer
+
+from trainers import SemanticIDTrainer
+
+# Every option takes part in one of them: backbone, similarity, views, target, number of positions.
+RUNS = {
+    "t5": ({"kind": "t5", "dropout": 0.1}, {}),
+    "frozen bert": ({"kind": "bert", "similarity": "dot"}, {"freeze_encoder": True, "contrastive_views": "crops"}),
+    "three positions": (
+        {"codebook_sizes": [4, 3, 5], "similarity": "euclidean", "reconstruction_target": "words"},
+        {"train_earlier_codebooks": True, "contrastive_views": "identical", "idf_weights": True},
+    ),
+    "one position": (
+        {"kind": "bert", "codebook_sizes": [5]},
+        {
+            "contrastive_views": "crops", "gradient_accumulation_steps": 2, "contrastive_normalize": True,
+            "contrastive_weight": 0.3, "reconstruction_weight": 0.7, "discrete_rate_factor": 0.5,
+        },  # fmt: skip
+    ),
+}
+
+
+class RecordingTrainer(SemanticIDTrainer):
+    """Keeps the weights before and after the training of every stage, and what the stage found."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.before, self.after, self.ended = {}, {}, {}
+        self.codes_after, self.logs, self.labels = {}, {}, {}
+
+    def weights(self):
+        return {name: value.clone() for name, value in self.unwrapped.state_dict().items()}
+
+    def prepare_stage(self, stage):
+        super().prepare_stage(stage)
+        self.before[stage.name] = self.weights()
+
+    def finish_stage(self, stage):
+        self.after[stage.name] = self.weights()
+        self.logs[stage.name] = copy.deepcopy(self.state.log_history)
+        prefix = self.documents.codes.copy()
+        figures = super().finish_stage(stage)
+        self.ended[stage.name] = self.weights()
+        self.codes_after[stage.name] = self.documents.codes.copy()
+        if stage.kind != "reconstructor":
+            found = self.labels[stage.name] if stage.kind == "continuous" else self.documents.codes[:, -1]
+            np.testing.assert_array_equal(codes_one_by_one(self, prefix), found)
+        return figures
+
+    def initialize_codebook(self, codebook, hidden, position):
+        labels = super().initialize_codebook(codebook, hidden, position)
+        self.labels[self.stage.name] = labels
+        return labels
+
+
+@torch.no_grad()
+def codes_one_by_one(trainer, prefix):
+    """The codes that the model's forward finds most likely after `prefix` `(N, positions)`, each document alone."""
+    model, codes = trainer.model.eval(), []
+    offsets = np.array(model.config.position_offsets[: prefix.shape[1]], dtype=np.int64)
+    for row in range(len(trainer.documents)):
+        input_ids = torch.from_numpy(trainer.documents[row]["input_ids"].astype(np.int64))[None]
+        decoder_input_ids = torch.from_numpy(np.append(0, prefix[row] + offsets))[None]
+        codes.append(model(input_ids, decoder_input_ids=decoder_input_ids).code_logits[-1].argmax().item())
+    return codes
+
+
+def moved_groups(before, after):
+    """Which parts of a model have changed."""
+    parts = {
+        "codebooks.disambiguation": "disambiguation", "reconstructor.start": "start",
+        "reconstructor": "reconstructor", "backbone.shared": "embeddings",
+        "backbone.embeddings.word_embeddings": "embeddings", "backbone.encoder.embed_tokens": "embeddings",
+        "backbone.decoder.embed_tokens": "embeddings", "backbone.decoder": "decoder", "decoder": "decoder",
+        "backbone": "encoder",
+    }  # fmt: skip
+    changed = set()
+    for name, value in before.items():
+        if not torch.equal(value, after[name]):
+            if name.startswith("codebooks.learned."):
+                changed.add(f"codebook {int(name.split('.')[2]) + 1}")
+            else:
+                changed.add(next(part for start, part in parts.items() if name.startswith(start)))
+    return changed
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request, tmp_path_factory):
+    model, settings = RUNS[request.param]
+    corpus = tiny_corpus()
+    trainer = make_trainer(
+        tmp_path_factory.mktemp("run"), model=tiny_indexer(**model), corpus=corpus,
+        trainer_class=RecordingTrainer, save_strategy="no", **settings,
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+def test_each_stage_moves_its_own_and_nothing_else(run):
+    """The warm-up: the reconstructor; then everything, but of the codebooks only the one of a discrete stage."""
+    text_model = {"decoder"} if run.args.freeze_encoder else {"encoder", "embeddings", "decoder"}
+    for stage in run.stages:
+        expected = {"reconstructor", "start"} if stage.kind == "reconstructor" else {"reconstructor"} | text_model
+        if stage.kind == "discrete":
+            expected |= {f"codebook {stage.position + 1}"}
+        if run.args.train_earlier_codebooks and stage.kind != "reconstructor":
+            expected |= {f"codebook {position + 1}" for position in range(stage.position)}
+        assert moved_groups(run.before[stage.name], run.after[stage.name]) == expected, stage.name
+
+
+def test_only_the_clustering_changes_weights_between_the_stages(run):
+    for stage in run.stages:
+        clustered = {f"codebook {stage.position + 1}"} if stage.kind == "continuous" else set()
+        assert moved_groups(run.after[stage.name], run.ended[stage.name]) == clustered, stage.name
+    for earlier, later in zip(run.stages, run.stages[1:], strict=False):
+        assert moved_groups(run.ended[earlier.name], run.before[later.name]) == set()
+
+
+def test_codebooks_are_initialised_by_all_documents_in_turn(run):
+    for stage in run.stages:
+        initialized = [
+            bool(run.ended[stage.name][f"codebooks.learned.{position}.initialized"])
+            for position in range(run.model.config.num_learned_positions)
+        ]
+        done = stage.position + 1 if stage.kind != "reconstructor" else 0
+        assert initialized == [position < done for position in range(len(initialized))]
+
+
+def test_codes_of_a_finished_position_never_change(run):
+    """(That they are the most likely ones of every document alone is compared after every stage.)"""
+    sizes = run.model.config.codebook_sizes
+    for stage in run.stages:
+        codes = run.codes_after[stage.name]
+        done = stage.position + (stage.kind == "discrete")
+        np.testing.assert_array_equal(codes, run.documents.codes[:, :done])
+    assert run.documents.codes.shape == (60, len(sizes))
+    for position, size in enumerate(sizes):
+        labels = run.labels[f"{position + 1}-continuous"]
+        assert set(labels) == set(range(size))
+        assert len(np.unique(run.documents.codes[:, position])) > 1
+
+
+def test_the_index_holds_every_document_with_an_id_of_its_own(run):
+    corpus = tiny_corpus()
+    assert run.index.document_ids == list(corpus["id"])
+    np.testing.assert_array_equal(run.index.codes[:, :-1], run.documents.codes)
+    assert len(np.unique(run.index.codes, axis=0)) == 60
+    assert run.index.documents_of(run.index.sequences) == [[document] for document in corpus["id"]]
+    assert run.index.model is run.model and not run.model.training
+
+
+def test_figures_of_every_stage(run):
+    losses = {"loss", "reconstruction", "contrastive", "commitment"}
+    assert list(run.figures) == [stage.name for stage in run.stages]
+    for stage in run.stages:
+        figures = run.figures[stage.name]
+        expected = losses - ({"contrastive"} if stage.kind == "reconstructor" else set())
+        expected -= {"commitment"} if stage.position == 0 else set()
+        names = {f"{name}_{end}" for name in expected for end in ("start", "end")}
+        names |= {"loss_curve", "reconstruction_f1"}
+        if stage.kind != "reconstructor":
+            names |= {"perplexity", "difference_ratio_pairs", "difference_ratio_groups", "distinct_prefixes", "ami"}
+        if stage.kind == "continuous":
+            names |= {"kmeans_agreement"}
+            assert figures["kmeans_agreement"] == 1
+        if stage.position > 0:
+            names |= {"ami_prefix"}
+        for position in range(stage.position):
+            names |= {f"position_{position + 1}_{name}" for name in ("kept", "predicted_perplexity")}
+        assert set(figures) == names, stage.name
+        numbers = [value for name, value in figures.items() if name != "loss_curve"]
+        assert all(math.isfinite(number) for number in numbers)
+        assert 0 <= figures["reconstruction_f1"] <= 1
+        if stage.kind == "discrete":
+            assert 1 <= figures["perplexity"] <= run.model.config.codebook_sizes[stage.position] + 1e-6
+        assert figures["loss_curve"][-1] == (1, figures["loss_end"])
+
+
+def test_every_loss_is_logged_by_its_name(run):
+    """Weighted, they add up to the loss."""
+    weights = {name: getattr(run.args, f"{name}_weight") for name in ("reconstruction", "contrastive", "commitment")}
+    for stage in run.stages:
+        names = ["reconstruction"]
+        names += ["contrastive"] if stage.kind != "reconstructor" else []
+        names += ["commitment"] if stage.position else []
+        entries = [entry for entry in run.logs[stage.name] if "loss" in entry]
+        batches = 60 / 16 / run.args.gradient_accumulation_steps
+        assert len(entries) == math.ceil(batches) * stage.epochs
+        for entry in entries:
+            assert [name for name in weights if name in entry] == names
+            assert sum(weights[name] * entry[name] for name in names) == pytest.approx(entry["loss"], rel=1e-5)
+            assert entry["stage"] == stage.name
+
+
+def test_training_lowers_the_reconstruction_loss(run):
+    for name in ("0-reconstructor", "1-continuous"):
+        figures = run.figures[name]
+        assert figures["reconstruction_end"] < figures["reconstruction_start"]
+
+
+def test_padding_changes_no_code(run):
+    """A document alone, in a batch, and padded twice as far."""
+    rows = [3, 11, 25, 40]
+    texts = [tiny_corpus()["text"][row] for row in rows]
+    inputs = run.tokenizer(texts, padding=True, return_tensors="pt")
+    assert (inputs["attention_mask"] == 0).any()
+    together = run.model.assign(inputs["input_ids"], inputs["attention_mask"])
+    width = inputs["input_ids"].shape[1]
+    pads = [torch.nn.functional.pad(inputs[name], (0, width)) for name in ("input_ids", "attention_mask")]
+    assert torch.equal(run.model.assign(*pads), together)
+    for text, ids in zip(texts, together, strict=True):
+        assert torch.equal(run.model.assign(run.tokenizer([text], return_tensors="pt")["input_ids"])[0], ids)
+    states = torch.cat([run.model.encode(*pads)[0][:, :width], run.model.encode(**inputs)[0]]).unflatten(0, (2, -1))
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(states[0][real], states[1][real], rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_encoder_is_read_from_the_cache(tmp_path):
+    """Once its states are there, it does not run any more."""
+    trainer = make_trainer(tmp_path, model=tiny_indexer("bert"), freeze_encoder=True, max_steps=1)
+    trainer.cache_encoder_states()
+    trainer.model.backbone.forward = None
+    trainer.train()
+    assert trainer.index is not None
+
+
+@pytest.mark.parametrize("weights", ["reconstruction_weight", "contrastive_weight", "commitment_weight"])
+def test_weights_of_losses(tmp_path, weights):
+    """The gradient is the weighted sum of the gradients of the losses."""
+    name = weights.removesuffix("_weight")
+    gradients = {}
+    for value in (0.0, 1.0, 3.0):
+        trainer = at_second_position(tmp_path / str(value), **{weights: value})
+        gradients[value] = accumulated_gradients(trainer, 1)[0]
+    change = {n: gradients[1.0][n] - gradients[0.0][n] for n in gradients[0.0]}
+    assert any(value.abs().max() > 1e-4 for value in change.values())
+    for parameter, value in change.items():
+        torch.testing.assert_close(gradients[3.0][parameter], gradients[0.0][parameter] + 3 * value, msg=name)
+
+
+def at_second_position(folder, kind="discrete", **settings):
+    """A trainer of a random model in float64, as it stands before the stages of the second position."""
+    model = tiny_indexer().double()
+    values = {"save_strategy": "no", "optim": "sgd", "lr_scheduler_type": "constant", "warmup_steps": 0}
+    trainer = make_trainer(folder, model=model, **(values | settings))
+    # Prefix groups of 8 and 7 documents, and of one.
+    trainer.documents.codes = (np.arange(60) % 8)[:, None] % 6
+    trainer.documents.codes[0] = 5
+    trainer.stage = next(stage for stage in trainer.stages if stage.name == f"2-{kind}")
+    trainer.prepare_stage(trainer.stage)
+    trainer.create_optimizer()
+    return trainer
+
+
+def accumulated_gradients(trainer, steps):
+    """Gradients of the documents of the first 8 places as `steps` micro-batches, and their losses by name."""
+    groups = trainer.documents.prefix_groups()
+    rows = np.flatnonzero(groups == groups[1])[:4].tolist() + np.flatnonzero(groups == groups[2])[:4].tolist()
+    # Each micro-batch has documents of both groups.
+    rows = [row for start in range(steps) for row in rows[start::steps]]
+    collator, size = trainer.collator(), len(rows) // steps
+    batches = [collator([trainer.documents[row] for row in rows[i : i + size]]) for i in range(0, len(rows), size)]
+    count = trainer._get_num_items_in_batch(batches, torch.device("cpu"))
+    trainer.model.zero_grad()
+    trainer.loss_sums.clear()
+    for batch in batches:
+        trainer.training_step(trainer.model, dict(batch), num_items_in_batch=count)
+    gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+    return gradients, {name: sum(values).item() for name, values in trainer.loss_sums.items()}
+
+
+def assert_equal_gradients(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_accumulated_gradients_are_those_of_one_batch(tmp_path, kind, reduction):
+    trainer = at_second_position(tmp_path, kind, contrastive_weight=0.0, reduction=reduction)
+    whole, losses = accumulated_gradients(trainer, 1)
+    parts, losses_of_parts = accumulated_gradients(trainer, 2)
+    assert set(losses) == {"reconstruction", "commitment"}
+    assert losses_of_parts == pytest.approx(losses, rel=1e-5)
+    assert any(gradient.abs().max() > 1e-3 for gradient in whole.values())
+    assert_equal_gradients(parts, whole)
+
+
+def test_contrastive_negatives_come_from_the_micro_batch_alone(tmp_path):
+    """Accumulated, the term is the mean over micro-batches with their own negatives: fewer than in one batch."""
+    settings = {"reconstruction_weight": 0.0, "commitment_weight": 0.0, "contrastive_views": "identical"}
+    trainer = at_second_position(tmp_path, **settings)
+    whole, losses = accumulated_gradients(trainer, 1)
+    parts, losses_of_parts = accumulated_gradients(trainer, 2)
+    assert losses_of_parts["contrastive"] < 0.9 * losses["contrastive"]
+    name = max(whole, key=lambda n: whole[n].abs().max())
+    assert (whole[name] - parts[name]).abs().max() > 0.01 * whole[name].abs().max()
+
+    groups = trainer.documents.prefix_groups()
+    rows = np.flatnonzero(groups == groups[1])[:4].tolist() + np.flatnonzero(groups == groups[2])[:4].tolist()
+    collator, means = trainer.collator(), []
+    for start in range(2):
+        batch = collator([trainer.documents[row] for row in rows[start::2]])
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids")}
+        states = trainer.model(**inputs).decoder_last_hidden_state[:, -1]
+        products = (states @ states.T).exp()
+        peers = batch["groups"][:, None] == batch["groups"]  # a document among its peers, as in the denominator
+        means.append(-(products.diagonal() / (products * peers).sum(dim=1)).log().mean())
+    expected = (means[0] + means[1]) / 2
+    assert losses_of_parts["contrastive"] == pytest.approx(expected.item(), rel=1e-5)
+    trainer.model.zero_grad()
+    expected.backward()
+    gradients = {n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None}
+    for name, gradient in parts.items():
+        expected = gradients.get(name, torch.zeros_like(gradient))
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_fillers_count_nothing(tmp_path):
+    """Batches are filled up with documents at weight 0: neither gradient nor negatives come from them."""
+    trainer = at_second_position(tmp_path)
+    collator = trainer.collator()
+    documents = [trainer.documents[row] for row in range(6)]
+    fillers = [trainer.documents[row] | {"weight": 0} for row in (6, 7, 0)]
+    gradients = []
+    for items in (documents, documents + fillers):
+        batch = collator(items)
+        trainer.model.zero_grad()
+        count = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+        assert count == 6
+        trainer.training_step(trainer.model, batch, num_items_in_batch=count)
+        gradients.append({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
+    assert_equal_gradients(gradients[1], gradients[0])
+
+
+def test_half_precision_ends_with_the_stage(tmp_path):
+    """Training under autocast leaves the model's forward in full precision: its codes are those of the index."""
+    trainer = make_trainer(tmp_path, trainer_class=RecordingTrainer, bf16=True, max_steps=2, save_strategy="no")
+    dtypes = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, module, args, output):
+            dtypes.append((trainer.is_in_train, output.dtype))
+
+    trainer.model.reconstructor.layers[0].query.register_forward_hook(Spy().forward)
+    trainer.train()
+    assert {dtype for in_train, dtype in dtypes if in_train} == {torch.bfloat16}
+    assert {dtype for in_train, dtype in dtypes if not in_train} == {torch.float32}
+    inputs = trainer.tokenizer(list(tiny_corpus()["text"]), padding=True, return_tensors="pt")
+    labels = trainer.index.sequences
+    logits = trainer.model(inputs["input_ids"], inputs["attention_mask"], labels=labels).code_logits
+    found = logits[1].argmax(-1).numpy()
+    np.testing.assert_array_equal(found, trainer.documents.codes[:, 1])
+
+
+def test_stages_without_epochs_still_cluster_and_assign(tmp_path):
+    epochs = {"reconstructor_epochs": 0, "continuous_epochs": 0, "num_train_epochs": 0}
+    trainer = make_trainer(tmp_path, trainer_class=RecordingTrainer, **epochs)
+    figures = trainer.train()
+    assert all(moved_groups(trainer.before[name], trainer.after[name]) == set() for name in figures)
+    assert trainer.documents.codes.shape == (60, 2) and len(trainer.index) == 60
+    assert all("loss_end" not in values for values in figures.values())
+    assert trainer.loss_curves() == {}
+
+
+def test_the_last_position_grows_to_the_largest_group(tmp_path):
+    model = tiny_indexer(codebook_sizes=[2], num_disambiguation_codes=4)
+    trainer = make_trainer(tmp_path, model=model, max_steps=1)
+    trainer.train()
+    largest = np.bincount(trainer.documents.codes[:, 0]).max()
+    assert model.config.num_disambiguation_codes == 2 * largest
+    assert len(model.codebooks.disambiguation.weight) == 2 * largest
+    assert trainer.index.position_sizes == [2, 2 * largest]
+
+
+def test_the_settings_that_came_in_stay_as_they_are(tmp_path):
+    """Stages have folders, epochs and learning rates of their own; another trainer may get the same settings."""
+    trainer = make_trainer(tmp_path, max_steps=1)
+    arguments = trainer.args
+    again = SemanticIDTrainer(tiny_indexer(), arguments, tiny_corpus(), trainer.tokenizer)
+    before = copy.deepcopy(arguments.to_dict())
+    again.train()
+    assert arguments.to_dict() == before
+    third = SemanticIDTrainer(tiny_indexer(), again.args, tiny_corpus(), trainer.tokenizer)
+    assert third.run_dir == tmp_path
+
+
+def test_a_corpus_without_categories(tmp_path):
+    trainer = make_trainer(tmp_path, corpus=tiny_corpus().remove_columns("category"), max_steps=1)
+    figures = trainer.train()
+    assert "ami" not in figures["1-discrete"] and "perplexity" in figures["1-discrete"]
+
+
+CORPUS = tiny_corpus()
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        (CORPUS.remove_columns("text"), r"lacks the columns \['text'\]"),
+        (CORPUS.rename_column("id", "name"), r"lacks the columns \['id'\]; it has \['name', 'text', 'category'\]"),
+        (CORPUS.select([]), "empty"),
+        (CORPUS.map(lambda row: {"text": " " if row["id"] == "d000" else row["text"]}), r"no text: \['d000'\]"),
+        (CORPUS.map(lambda row: {"text": None if row["id"] == "d000" else row["text"]}), r"no text: \['d000'\]"),
+        (CORPUS.map(lambda row: {"id": row["id"][:3]}), "more than once"),
+        (CORPUS.map(lambda row, place: {"id": place / 2}, with_indices=True), "integers or all strings"),
+        (CORPUS.select(range(5)), "5 documents are fewer than the 6 codes"),
+    ],
+)
+def test_a_corpus_that_cannot_be_indexed(tmp_path, corpus, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, corpus=corpus)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_reconstructor_learns_no_ids(tmp_path):
+    with pytest.raises(ValueError, match="no reconstructor: load it with num_reconstructor_layers=1"):
+        make_trainer(tmp_path, model=tiny_indexer(num_reconstructor_layers=0))
+
+
+def test_codes_that_disagree_with_the_clustering_are_an_error(tmp_path):
+    class Wrong(SemanticIDTrainer):
+        def initialize_codebook(self, codebook, hidden, position):
+            return np.roll(super().initialize_codebook(codebook, hidden, position), 1)
+
+    with pytest.raises(RuntimeError, match="codes at position 1 agree with the clustering"):
+        make_trainer(tmp_path, trainer_class=Wrong, max_steps=1).train()
