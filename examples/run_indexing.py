@@ -183,10 +183,13 @@ def train_and_report(corpus_arguments, model_arguments, training_arguments, toke
     trainer = make_trainer(model_arguments, training_arguments, tokenizer, corpus)
     figures = trainer.train()
     if training_arguments.process_index == 0:
-        report(trainer, corpus, figures, model_arguments, corpus_arguments, source)
+        folder = report(trainer, corpus, figures, model_arguments, corpus_arguments, source)
+        if training_arguments.push_to_hub:
+            repo_id = training_arguments.hub_model_id or folder.name
+            say(f"Uploaded: {upload_folder(folder, repo_id, token=training_arguments.hub_token)}")
 
 
-def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, source: str) -> None:
+def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, source: str) -> Path:
     """Prints the figures, and writes the model folder."""
     sizes, seed = trainer.model.config.codebook_sizes, trainer.args.seed
     texts = list(corpus["text"])
@@ -216,8 +219,7 @@ def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, so
     folder = save_model_folder(trainer, metrics, card)
     print(f"\n{tables[1]}\n\n{tables[0]}\n\n{queries}\n\n{samples}\n\nModel folder: {folder}")
     print(f'Search it: python examples/search.py {folder} "what to look for"')
-    if trainer.args.push_to_hub:
-        print(f"Uploaded: {upload_folder(folder, trainer.args.hub_model_id, token=trainer.args.hub_token)}")
+    return folder
 
 
 if __name__ == "__main__":

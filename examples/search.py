@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-import modeling_lmindexer  # noqa: F401  registers the model
-from modeling_lmindexer import SemanticIndex
+from modeling_lmindexer import CorruptedFolderError, SemanticIndex
 
 
 def read_queries(arguments: argparse.Namespace) -> Iterator[str]:
@@ -45,8 +44,11 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, default=10, help="documents per query")
     parser.add_argument("--num_beams", type=int, default=20, help="width of the beam search")
     arguments = parser.parse_args()
-    index = SemanticIndex.from_pretrained(arguments.model)
-    model = AutoModel.from_pretrained(arguments.model).eval()
+    try:
+        index = SemanticIndex.from_pretrained(arguments.model)
+    except (FileNotFoundError, CorruptedFolderError) as error:
+        sys.exit(f"error: {error}")
+    model = AutoModel.from_pretrained(arguments.model).eval()  # importing modeling_lmindexer has registered it
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     semantic_ids = dict(zip(index.document_ids, index.semantic_ids, strict=True))
     for query in read_queries(arguments):

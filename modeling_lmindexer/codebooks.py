@@ -94,7 +94,8 @@ class Codebooks(nn.Module):
         super().__init__()
         self.offsets = config.position_offsets
         self.learned = nn.ModuleList(
-            Codebook(size, config.hidden_size, config.similarity, config.code_temperature) for size in config.codebook_sizes
+            Codebook(size, config.hidden_size, config.similarity, config.code_temperature)
+            for size in config.codebook_sizes
         )
         self.disambiguation = DisambiguationHead(config.num_disambiguation_codes, config.hidden_size)
 

@@ -85,6 +85,8 @@ def resolve_file(
     try:
         found = cached_file(str(name_or_path), filename, **hub_kwargs)
     except OSError as error:
+        if optional:
+            return None
         raise FileNotFoundError(
             f"{name_or_path} is no local folder, and no Hub repository with {filename} that can be reached: {error}"
         ) from error

@@ -7,7 +7,15 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig
@@ -61,8 +69,11 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """As in transformers; the files are compared with the folder's manifest first.
 
+        With `config=LMIndexerConfig(...)`, the folder may also be that of a plain T5: the start of a new indexer.
+
         Raises:
             CorruptedFolderError: a file is truncated, or differs from the manifest.
+            ValueError: a plain checkpoint whose weights have other names than the backbone's.
         """
         hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         name = pretrained_model_name_or_path
@@ -73,23 +84,51 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
             verify_files(
                 [resolve_file(name, n, **hub_kwargs) for n in ["config.json", *weights] if n in listed], manifest
             )
+        config = kwargs.get("config")
+        is_plain = name is not None and isinstance(config, LMIndexerConfig) and not is_indexer(name, **hub_kwargs)
+        if is_plain and kwargs.get("generation_config") is None:
+            kwargs["generation_config"] = id_generation_config(config)  # the checkpoint's own is for text
+        with_report = kwargs.pop("output_loading_info", False)
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            model, report = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
         except SafetensorError as error:
             raise CorruptedFolderError(
                 f"The weights in {name} cannot be read ({error}): the file is truncated or no safetensors file. "
                 "Download or write the folder again."
             ) from error
+        if is_plain and (missing := [key for key in report["missing_keys"] if key.startswith("backbone.")]):
+            raise ValueError(
+                f"{name} lacks {len(missing)} weights of the backbone, such as {sorted(missing)[0]!r}: use "
+                "LMIndexerForSemanticID.from_backbone(...)."
+            )
+        return (model, report) if with_report else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """As in transformers; the code goes along for users without this package, and the manifest stays true."""
-        # transformers fills in AutoConfig and AutoModel; a class can name only one model class itself.
-        self.config.auto_map = {"AutoModelForSeq2SeqLM": f"modeling_lmindexer.{type(self).__name__}"}
+        # transformers fills in AutoConfig and one model class: that of `register_for_auto_class`, or of the last load.
+        self.config.auto_map = dict.fromkeys(
+            ("AutoModel", "AutoModelForSeq2SeqLM"), f"modeling_lmindexer.{type(self).__name__}"
+        )
         super().save_pretrained(save_directory, **kwargs)
         folder = Path(save_directory)
         if kwargs.get("is_main_process", True) and (folder / MANIFEST_NAME).exists():
-            written = [p.name for p in folder.iterdir() if p.name.endswith((".safetensors", ".py", "config.json"))]
-            update_manifest(folder, [n for n in written if not n.startswith("prefix_tree")])
+            written = ("model", "config.json", "generation_config.json")
+            files = [p.name for p in folder.iterdir() if p.is_file()]
+            update_manifest(folder, [n for n in files if n.startswith(written) or n.endswith(".py")])
+
+
+def is_indexer(name_or_path: str | os.PathLike, **hub_kwargs) -> bool:
+    """Whether a checkpoint is that of an indexer, and not of a plain language model."""
+    return PreTrainedConfig.get_config_dict(name_or_path, **hub_kwargs)[0].get("model_type") == "lmindexer"
+
+
+def id_generation_config(config: LMIndexerConfig) -> GenerationConfig:
+    """What `generate` does by default: one ID per text."""
+    return GenerationConfig(
+        max_new_tokens=config.id_length,
+        decoder_start_token_id=config.decoder_start_token_id,
+        pad_token_id=config.pad_token_id,
+    )
 
 
 class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
@@ -113,11 +152,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
         self.decoder = backbone_kind(config).build_decoder(config)
         self.codebooks = Codebooks(config)
         self.reconstructor = Reconstructor(config) if config.num_reconstructor_layers else None
-        self.generation_config = GenerationConfig(
-            max_new_tokens=config.id_length,
-            decoder_start_token_id=config.decoder_start_token_id,
-            pad_token_id=config.pad_token_id,
-        )
+        self.generation_config = id_generation_config(config)
         self.post_init()
 
     @classmethod
@@ -197,6 +232,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -215,6 +251,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
             decoder_input_ids: start and flat ids of a prefix `(batch, positions)`, whole also when it is cached.
             decoder_attention_mask, decoder_inputs_embeds, output_attentions, output_hidden_states: accepted because
                 `generate` and PEFT pass them; an ID has no padding, and its inputs are always codes.
+            token_type_ids: accepted because tokenizers make them; a text is one segment.
             encoder_outputs: encoder states computed before, `(batch, tokens, hidden)`, alone or first in a tuple.
             past_key_values: cache of the first positions.
             inputs_embeds: `(batch, tokens, hidden)` instead of `input_ids`.
@@ -233,14 +270,12 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
         if hint_mask is not None and decoder_input_ids is None:
             return LMIndexerOutput(reconstruction=self.reconstruct(None, input_ids, hint_mask, target_weights))
         if encoder_outputs is None:
-            states, attention_mask = self.encode(input_ids, attention_mask, inputs_embeds)
+            states, mask = self.encode(input_ids, attention_mask, inputs_embeds)
         else:
-            states, attention_mask = self.given_states(encoder_outputs, attention_mask)
+            states, mask = self.given_states(encoder_outputs, attention_mask)
         if decoder_input_ids is None:
             decoder_input_ids = self.shift_right(labels, len(states), states.device)
-        hidden, prefix, cache = self.decode(
-            decoder_input_ids, states, attention_mask, past_key_values, bool(use_cache)
-        )
+        hidden, prefix, cache = self.decode(decoder_input_ids, states, mask, past_key_values, bool(use_cache))
         if hint_mask is None:
             return self.predict(hidden, decoder_input_ids, labels, cache, states)
 
@@ -249,7 +284,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
             views = (hidden[:, -1], hidden[:, -1])
         elif view == "dropout":
             again = states if encoder_outputs is not None else self.encode(input_ids, attention_mask)[0]
-            views = (hidden[:, -1], self.decode(decoder_input_ids, again, attention_mask)[0][:, -1])
+            views = (hidden[:, -1], self.decode(decoder_input_ids, again, mask)[0][:, -1])
         elif view == "crops":
             views = self.crop_views(decoder_input_ids, view_input_ids, view_attention_mask)
         positions = hidden.shape[1]
@@ -338,6 +373,10 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
 
         Returns:
             flat ids `(batch * num_return_sequences, 1 + positions)`, the start id first, or a `ModelOutput`.
+
+        Raises:
+            ValueError: the prefix tree is that of other codebooks, or too few of its IDs continue a prefix given as
+                `decoder_input_ids`.
         """
         if isinstance(logits_processor, LogitsProcessor):
             logits_processor = LogitsProcessorList([logits_processor])
@@ -361,18 +400,44 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
             kwargs.setdefault("top_k", 0)
         for processor in logits_processor or []:
             if isinstance(processor, PrefixTreeLogitsProcessor):
-                self.limit_beams(len(processor.tree), generation_config, kwargs)
+                self.check_tree(processor.tree)
+                self.limit_beams(processor.tree, generation_config, kwargs)
         return super().generate(inputs, generation_config, logits_processor=logits_processor, **kwargs)
 
-    def limit_beams(self, num_ids: int, generation_config: GenerationConfig | None, kwargs: dict) -> None:
+    def check_tree(self, tree: PrefixTree) -> None:
+        """Raises ValueError when the last codes of a tree are not those of their position in this model."""
+        config, last = self.config, tree.depth - 1
+        if last >= config.id_length or not (
+            0 <= tree.max_code - config.position_offsets[last] < config.position_sizes[last]
+        ):
+            raise ValueError(
+                f"The prefix tree does not fit the model: it has IDs of {tree.depth} positions with flat ids up to "
+                f"{tree.max_code}, the model has {config.position_sizes} codes per position, with flat ids from "
+                f"{config.position_offsets} on. Load both from one folder."
+            )
+
+    def limit_beams(self, tree: PrefixTree, generation_config: GenerationConfig | None, kwargs: dict) -> None:
         """Lowers `num_beams` and `num_return_sequences` in `kwargs` to the number of IDs that exist."""
         settings = generation_config or self.generation_config
+        fewest = most = len(tree)
+        prefixes = kwargs.get("decoder_input_ids")
+        if prefixes is not None and prefixes.shape[1] > 1:
+            fewest, most = (int(count) for count in count_continuations(tree, prefixes[:, 1:]).aminmax())
+            if fewest == 0:
+                raise ValueError("No ID continues the prefix in some row of decoder_input_ids.")
         for name in ("num_beams", "num_return_sequences"):
             asked = kwargs.get(name, getattr(settings, name, None)) or 1
-            sampling = kwargs.get("do_sample", settings.do_sample) and name == "num_return_sequences"
-            if asked > num_ids and not sampling:
-                logger.warning_once(f"{name}={asked} was lowered to {num_ids}: the index holds no more documents.")
-                kwargs[name] = num_ids
+            returns = name == "num_return_sequences"
+            if returns and kwargs.get("do_sample", settings.do_sample):
+                continue
+            if returns and fewest < min(asked, most):
+                raise ValueError(
+                    f"{fewest} to {most} IDs continue the prefixes in decoder_input_ids, {asked} were asked for: set "
+                    f"num_return_sequences to at most {fewest}."
+                )
+            if asked > most:
+                logger.warning_once(f"{name}={asked} was lowered to {most}: there are no more documents.")
+                kwargs[name] = most
 
     @torch.no_grad()
     def assign(self, input_ids=None, attention_mask=None, encoder_outputs=None) -> torch.LongTensor:
@@ -414,7 +479,9 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"The disambiguation position has {len(head.weight)} codes; it cannot shrink to {num_codes}."
             )
-        head.weight = nn.Parameter(F.pad(head.weight.data, (0, 0, 0, num_codes - len(head.weight))))
+        head.weight = nn.Parameter(
+            F.pad(head.weight.data, (0, 0, 0, num_codes - len(head.weight))), head.weight.requires_grad
+        )
         self.config.num_disambiguation_codes = num_codes
 
     def drop_reconstructor(self) -> None:
@@ -431,6 +498,15 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
     def load_index(name_or_path: str | os.PathLike, **hub_kwargs) -> SemanticIndex:
         """The document index of a model folder, for users without this package."""
         return SemanticIndex.from_pretrained(name_or_path, **hub_kwargs)
+
+
+def count_continuations(tree: PrefixTree, prefixes: torch.Tensor) -> torch.Tensor:
+    """Number of IDs in the tree that start with each of the prefixes `(batch, positions)`: `(batch,)`."""
+    rows, nodes = torch.arange(len(prefixes), device=tree.device), tree.walk(prefixes.to(tree.device))
+    for level in range(prefixes.shape[1], tree.depth):
+        parents, _, nodes = tree.expand(nodes, level)
+        rows = rows[parents]
+    return rows[nodes >= 0].bincount(minlength=len(prefixes))
 
 
 LMIndexerConfig.register_for_auto_class()

@@ -65,6 +65,7 @@ class SemanticIndex:
         self.codes = check_codes(np.asarray(codes, dtype=np.int64), self.document_ids, position_sizes)
         self.position_sizes = [int(size) for size in position_sizes]
         self.name_or_path: str | None = None
+        self.hub_kwargs: dict = {}
         self.model, self.tokenizer = None, None
         self._rows = {document: row for row, document in enumerate(self.document_ids)}
         offsets = np.cumsum([1, *self.position_sizes[:-1]])
@@ -135,12 +136,16 @@ class SemanticIndex:
         Raises:
             ValueError: a mask of another length; KeyError: an id that is not in the index.
         """
-        array = documents if isinstance(documents, np.ndarray | torch.Tensor) else None
-        if array is not None and array.dtype in (bool, np.bool_, torch.bool):
-            if array.shape != (len(self),):
-                raise ValueError(f"Expected a mask of shape ({len(self)},), got {tuple(array.shape)}.")
-            return np.flatnonzero(np.asarray(array))
-        documents = documents if array is None else array.tolist()
+        if not isinstance(documents, np.ndarray | torch.Tensor):
+            documents = list(documents)
+            if documents and all(type(document) is bool for document in documents):
+                documents = np.array(documents)
+        if isinstance(documents, np.ndarray | torch.Tensor):
+            if documents.dtype in (np.bool_, torch.bool):
+                if documents.shape != (len(self),):
+                    raise ValueError(f"Expected a mask of shape ({len(self)},), got {tuple(documents.shape)}.")
+                return torch.as_tensor(documents).cpu().numpy().nonzero()[0]
+            documents = documents.tolist()
         unknown = [document for document in documents if document not in self._rows]
         if unknown:
             raise KeyError(f"{len(unknown)} documents are not in the index: {unknown[:5]}. Add them first.")
@@ -172,8 +177,8 @@ class SemanticIndex:
                 raise ValueError("This index was not loaded from a model folder: call index.attach(model, tokenizer).")
             from transformers import AutoModel, AutoTokenizer
 
-            model = AutoModel.from_pretrained(self.name_or_path).eval()
-            self.attach(model, AutoTokenizer.from_pretrained(self.name_or_path))
+            model = AutoModel.from_pretrained(self.name_or_path, **self.hub_kwargs).eval()
+            self.attach(model, AutoTokenizer.from_pretrained(self.name_or_path, **self.hub_kwargs))
         return self.model, self.tokenizer
 
     @torch.no_grad()
@@ -185,10 +190,13 @@ class SemanticIndex:
         model, tokenizer = self.load_model()
         texts = list(texts)
         ids = []
+        training = model.training
+        model.eval()
         for start in range(0, len(texts), batch_size):
             # Not cut by the tokenizer: the model does it, and says so.
             inputs = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt").to(model.device)
             ids.append(model.assign(inputs["input_ids"], inputs["attention_mask"]).cpu())
+        model.train(training)
         return torch.cat(ids) if ids else torch.empty(0, len(self.position_sizes) - 1, dtype=torch.long)
 
     def add(self, documents: Iterable[dict], batch_size: int = 64) -> torch.LongTensor:
@@ -228,11 +236,23 @@ class SemanticIndex:
             raise ValueError("This would remove every document; an index holds at least one.")
         self._replace([d for d, kept in zip(self.document_ids, keep, strict=True) if kept], self.codes[keep])
 
+    def resize_disambiguation(self, num_codes: int) -> None:
+        """Gives the last position room for `num_codes`, as `model.resize_disambiguation` does; no ID changes.
+
+        Raises:
+            ValueError: less room than there is.
+        """
+        if num_codes < self.position_sizes[-1]:
+            raise ValueError(
+                f"The last position has room for {self.position_sizes[-1]} codes; it cannot shrink to {num_codes}."
+            )
+        self.position_sizes[-1] = num_codes
+
     def _replace(self, document_ids: list, codes: np.ndarray) -> None:
-        """Starts over with other documents, keeping what the index is attached to."""
-        kept = {name: getattr(self, name) for name in ("name_or_path", "model", "tokenizer")}
-        self.__init__(document_ids, codes, self.position_sizes)
-        self.__dict__.update(kept)
+        """Starts over with other documents, keeping what the index is attached to; stays as it was on an error."""
+        new = SemanticIndex(document_ids, codes, self.position_sizes)
+        kept = {name: getattr(self, name) for name in ("name_or_path", "hub_kwargs", "model", "tokenizer")}
+        self.__dict__.update(new.__dict__ | kept)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes `semantic_ids.parquet` (`id`, `codes`, `semantic_id`) and `prefix_tree.safetensors`, atomically."""
@@ -268,7 +288,7 @@ class SemanticIndex:
             index = cls(table["id"].to_pylist(), codes, sizes)
         except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise CorruptedFolderError(f"{path} is not a table of semantic IDs: {error}") from error
-        index.name_or_path = str(name_or_path)
+        index.name_or_path, index.hub_kwargs = str(name_or_path), hub_kwargs
         return index
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, **kwargs) -> str:
@@ -287,6 +307,7 @@ def check_ids(document_ids: Sequence) -> list:
         ValueError: none at all, duplicates, or anything but all integers or all strings.
     """
     ids = document_ids.tolist() if isinstance(document_ids, np.ndarray | torch.Tensor) else list(document_ids)
+    ids = [i.item() if isinstance(i, np.generic) else i for i in ids]
     if not ids:
         raise ValueError("There are no documents; an index holds at least one.")
     if not (all(type(i) is int for i in ids) or all(type(i) is str for i in ids)):
@@ -309,8 +330,10 @@ def check_codes(codes: np.ndarray, document_ids: list, position_sizes: Sequence[
     if codes.shape != (len(document_ids), len(position_sizes)):
         raise ValueError(f"Expected codes of shape {(len(document_ids), len(position_sizes))}, got {codes.shape}.")
     sizes = np.asarray(position_sizes)
-    if (codes < 0).any() or (codes[:, :-1] >= sizes[:-1]).any():
-        row = int(np.flatnonzero(((codes < 0) | (codes >= sizes)).any(axis=1))[0])
+    outside = codes < 0
+    outside[:, :-1] |= codes[:, :-1] >= sizes[:-1]
+    if outside.any():
+        row = int(outside.any(axis=1).argmax())
         raise ValueError(
             f"Document {document_ids[row]!r} has the codes {codes[row].tolist()}; the sizes are {sizes.tolist()}."
         )
@@ -318,6 +341,6 @@ def check_codes(codes: np.ndarray, document_ids: list, position_sizes: Sequence[
     if largest > sizes[-1]:
         raise ValueError(
             f"{largest} documents share their learned codes, the last position has room for {sizes[-1]}: call "
-            f"model.resize_disambiguation({largest}) or more, and give the index the same last position size."
+            f"model.resize_disambiguation({largest}) or more, and the same of the index if there is one."
         )
     return codes

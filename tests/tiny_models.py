@@ -96,3 +96,37 @@ def exhaustive_scores(model, sequences: torch.Tensor, input_ids, attention_mask=
         logits = model(input_ids[i : i + 1].expand(len(sequences), -1), mask, decoder_ids).logits
         rows.append(logits.log_softmax(-1).gather(-1, sequences[:, :, None])[..., 0].sum(-1))
     return torch.stack(rows)
+
+
+def beams(model, trie, number=20, **kwargs):
+    """IDs `(texts, number, positions)` and scores `(texts, number)`."""
+    output = model.generate(
+        num_beams=number,
+        num_return_sequences=number,
+        logits_processor=trie,
+        return_dict_in_generate=True,
+        output_scores=True,
+        **kwargs,
+    )
+    return output.sequences[:, 1:].unflatten(0, (-1, number)), output.sequences_scores.unflatten(0, (-1, number))
+
+
+def assert_best(found, found_scores, ids, scores):
+    """`found` `(texts, k, positions)` are the `k` best of `ids` by `scores` `(texts, IDs)`, in order."""
+    best = scores.topk(found.shape[1])
+    torch.testing.assert_close(found_scores, best.values, atol=1e-4, rtol=0)
+    for row, places in zip(found, best.indices, strict=True):
+        assert set(map(tuple, row.tolist())) == set(map(tuple, ids[places].tolist()))
+
+
+def decoder_ids(rows=3):
+    """Start and two learned codes for the texts of `tiny_inputs`."""
+    return torch.tensor([[0, 1, 9], [0, 3, 5], [0, 4, 7]])[:rows]
+
+
+def learning_inputs(**others):
+    """The texts of `tiny_inputs` with about half of their tokens to predict."""
+    inputs = tiny_inputs()
+    hidden = torch.rand(3, 7) < 0.5
+    mask = inputs["attention_mask"].bool()
+    return inputs | {"hint_mask": mask & ~hidden, "target_weights": (mask & hidden).float()} | others

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, PreTrainedTokenizerFast, T5Config
+from transformers import BertConfig, PreTrainedTokenizerFast, T5Config, Trainer, TrainerCallback, TrainerState
 
 from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 from trainers import SemanticIDTrainer, SemanticIDTrainingArguments
@@ -69,8 +69,8 @@ def tiny_arguments(output_dir: Path | str, **overrides) -> SemanticIDTrainingArg
     """Settings of a run of two epochs of 4 steps per stage."""
     values = {
         "per_device_train_batch_size": 16, "per_device_eval_batch_size": 32, "learning_rate": 1e-2,
-        "num_train_epochs": 2, "continuous_epochs": 2, "reconstructor_epochs": 1, "hint_ratios": [0.5, 0.3],
-        "discrete_rate_factor": 1.0, "contrastive_weight": 1.0, "commitment_weight": 1.0,
+        "num_train_epochs": 2, "continuous_epochs": [2.0], "reconstructor_epochs": 1, "hint_ratios": [0.5, 0.3],
+        "rate_factors": [1.0], "discrete_rate_factor": 1.0, "contrastive_weights": [1.0], "commitment_weight": 1.0,
         "contrastive_views": "dropout", "contrastive_temperature": 1.0, "contrastive_normalize": False,
         "idf_weights": False, "min_document_frequency": 1, "max_document_frequency": 1.0,
         "logging_steps": 1, "disable_tqdm": True, "use_cpu": True, "report_to": "none", "seed": 3,
@@ -95,3 +95,41 @@ def make_trainer(
         processing_class=tiny_tokenizer(),
         callbacks=callbacks,
     )
+
+
+def at_second_position(output_dir: Path | str, kind: str = "discrete", **overrides) -> SemanticIDTrainer:
+    """A trainer of a random model in float64, as it stands before a stage of the second position: documents have
+    codes in six groups of very different sizes."""
+    values = {"save_strategy": "no", "optim": "sgd", "lr_scheduler_type": "constant", "warmup_steps": 0}
+    values |= {"max_grad_norm": 0.0}
+    trainer = make_trainer(output_dir, model=tiny_indexer().double(), **(values | overrides))
+    trainer.documents.codes = np.repeat(np.arange(6), [1, 3, 5, 11, 17, 23])[:, None]
+    trainer.stage = next(stage for stage in trainer.stages if stage.name == f"2-{kind}")
+    trainer.prepare_stage(trainer.stage)
+    return trainer
+
+
+class _Gradients(TrainerCallback):
+    def __init__(self):
+        self.found = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        named = model.named_parameters()
+        self.found = {n.removeprefix("module."): p.grad.clone() for n, p in named if p.grad is not None}
+
+
+def first_step(trainer: SemanticIDTrainer) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Gradients of a stage's first optimizer step, and its losses as they are logged."""
+    gradients = _Gradients()
+    trainer.add_callback(gradients)
+    Trainer.train(trainer)
+    logged = trainer.state.log_history[0]
+    return gradients.found, {name: logged[name] for name in ("loss", "reconstruction", "contrastive", "commitment")}
+
+
+def epoch_documents(trainer: SemanticIDTrainer, epoch: int) -> list[tuple[int, int]]:
+    """Row and weight of every document that this process gets in an epoch, from the loader that it trains with."""
+    loader = trainer.get_train_dataloader()
+    trainer.hint_epoch.on_epoch_begin(trainer.args, TrainerState(epoch=epoch), None)
+    loader.set_epoch(epoch)
+    return [pair for batch in loader for pair in zip(batch["documents"].tolist(), batch["counts"].tolist(), strict=True)]

@@ -1,9 +1,9 @@
 """Whether a corpus can be indexed with a model."""
 
 import datasets
-import numpy as np
 
 from modeling_lmindexer import LMIndexerForSemanticID
+from modeling_lmindexer.semantic_index import check_ids
 
 
 class UnusableCorpusError(ValueError):
@@ -23,11 +23,10 @@ def check_corpus(corpus: datasets.Dataset, model: LMIndexerForSemanticID) -> Non
         raise UnusableCorpusError(
             f"{len(empty)} documents have no text: {empty[:5]}. Leave them out or give them one."
         )
-    if len(set(ids)) < len(ids):
-        values, counts = np.unique(np.asarray(ids), return_counts=True)
-        raise UnusableCorpusError(
-            f"Document ids occur more than once: {values[counts > 1][:5].tolist()}. Make them unique."
-        )
+    try:
+        check_ids(ids)
+    except ValueError as error:
+        raise UnusableCorpusError(str(error)) from error
     largest = max(model.config.codebook_sizes)
     if len(corpus) < largest:
         raise UnusableCorpusError(

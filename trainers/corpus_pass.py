@@ -64,11 +64,10 @@ class CorpusPass:
         return self.combine(hidden).numpy(), self.combine(predicted).numpy()
 
     @torch.no_grad()
-    def reconstructions(self, kind: str, num_documents: int) -> list[ReconstructionOutput]:
-        """Predictions for the hidden tokens of a fixed sample of documents with fixed hints."""
+    def reconstructions(self, kind: str, num_documents: int) -> Iterator[ReconstructionOutput]:
+        """Predictions for the hidden tokens of a fixed sample of documents with fixed hints, batch by batch."""
         rng = np.random.default_rng(self.documents.seed)
         rows = np.sort(rng.permutation(len(self.documents))[:num_documents])
-        outputs = []
         for _, batch in self.batches(rows, "reconstruction", shared=False):
             names = (
                 "input_ids",
@@ -79,8 +78,7 @@ class CorpusPass:
                 "encoder_outputs",
             )
             inputs = {name: batch[name] for name in names if name in batch}
-            outputs.append(self.model(**inputs, quantize=kind == "discrete").reconstruction)
-        return outputs
+            yield self.model(**inputs, quantize=kind == "discrete").reconstruction
 
     @torch.no_grad()
     def encoder_states(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:

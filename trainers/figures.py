@@ -1,9 +1,12 @@
 """Figures of a stage: what its codes and its reconstructor are worth (method: definitions in metrics/)."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
 from metrics.semantic_id_quality import category_ami, code_perplexity, difference_ratios, macro_f1, multilabel_macro_f1
+from modeling_lmindexer.outputs import ReconstructionOutput
 
 
 def code_figures(prefix: np.ndarray, codes: np.ndarray, categories: list | None) -> dict[str, float]:
@@ -28,19 +31,22 @@ def code_figures(prefix: np.ndarray, codes: np.ndarray, categories: list | None)
     return figures
 
 
-def reconstruction_f1(outputs: list) -> float:
-    """Macro-F1 of the reconstructor over [`ReconstructionOutput`]s with fixed hints.
+def reconstruction_f1(outputs: Iterable[ReconstructionOutput]) -> float:
+    """Macro-F1 of the reconstructor over predictions with fixed hints, taken one batch at a time.
 
     Of a bag, as many words are predicted as the document hides.
     """
-    if not outputs:
-        return float("nan")
-    if not outputs[0].targets.is_floating_point():
-        predicted = torch.cat([output.logits.argmax(-1) for output in outputs])
-        return macro_f1(predicted.cpu().numpy(), torch.cat([output.targets for output in outputs]).cpu().numpy())
-    actual = torch.cat([output.targets for output in outputs]) > 0
-    ranks = torch.cat([output.logits for output in outputs]).argsort(-1, descending=True).argsort(-1)
-    return multilabel_macro_f1((ranks < actual.sum(-1, keepdim=True)).cpu().numpy(), actual.cpu().numpy())
+    predicted, actual, figure = [], [], macro_f1
+    for output in outputs:
+        if output.targets.is_floating_point():
+            figure, hidden = multilabel_macro_f1, output.targets > 0
+            ranks = output.logits.argsort(-1, descending=True).argsort(-1)
+            predicted.append((ranks < hidden.sum(-1, keepdim=True)).cpu())
+            actual.append(hidden.cpu())
+        else:
+            predicted.append(output.logits.argmax(-1).cpu())
+            actual.append(output.targets.cpu())
+    return figure(torch.cat(predicted).numpy(), torch.cat(actual).numpy()) if predicted else float("nan")
 
 
 def prediction_figures(predicted: np.ndarray, codes: np.ndarray) -> dict[str, float]:

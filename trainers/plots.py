@@ -9,7 +9,7 @@ from modeling_lmindexer.folder import atomic_path
 
 def save_plots(
     folder: Path,
-    loss_curves: dict[str, list[tuple[float, float]]],
+    loss_curves: dict[str, list[list[float]]],
     codes: np.ndarray,
     categories: list[list[str]] | None,
 ) -> list[str]:
@@ -17,7 +17,7 @@ def save_plots(
 
     Args:
         folder: the model folder.
-        loss_curves: per stage, `(share of the stage, loss)` points.
+        loss_curves: per stage, `[share of the stage, loss]` points.
         codes: learned codes `(N, positions)`.
         categories: one list of labels per document, general to specific.
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from modeling_lmindexer.folder import write_json
@@ -30,6 +31,7 @@ class RunState:
         Raises:
             ExistingRunError: another run's state is there, and neither flag says what to do with it.
         """
+        settings = json.loads(json.dumps(settings))  # as they will be read
         if start_over and self.root.exists():
             # Moved first: what a stop leaves half deleted must not be taken for this run's.
             deleted = self.root.with_name(".deleted-stages")
@@ -58,17 +60,39 @@ class RunState:
         path = self.folder(stage_name) / "done.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
+    def remember(self, stage_name: str, name: str, compute: Callable[[], dict]) -> dict:
+        """A result inside a stage, computed once and found again after a stop; every process takes part in it."""
+        path = self.folder(stage_name) / f"{name}.json"
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+        result = compute()
+        write_json(path, result)
+        return result
+
     def finish(self, stage_name: str, figures: dict) -> None:
         """Marks a stage as done, and removes the checkpoints inside it."""
         write_json(self.folder(stage_name) / "done.json", figures)
         for checkpoint in self.folder(stage_name).glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
 
+    def complete_checkpoints(self, stage_name: str) -> list[Path]:
+        """The checkpoints of a stage in order; those that a kill left incomplete are ignored."""
+        marks = self.folder(stage_name).glob(f"checkpoint-*/{COMPLETE_MARK}")
+        return sorted((mark.parent for mark in marks), key=lambda path: int(path.name.rpartition("-")[2]))
+
     def last_checkpoint(self, stage_name: str) -> str | None:
-        """The newest complete checkpoint of a stage; those that a kill left incomplete are ignored."""
-        complete = [mark.parent for mark in self.folder(stage_name).glob(f"checkpoint-*/{COMPLETE_MARK}")]
-        complete.sort(key=lambda path: int(path.name.rpartition("-")[2]))
+        """The newest complete checkpoint of a stage."""
+        complete = self.complete_checkpoints(stage_name)
         return str(complete[-1]) if complete else None
+
+    def complete_checkpoint(self, stage_name: str, step: int, limit: int | None) -> None:
+        """Marks the checkpoint of a step as complete, and only then removes others: incomplete ones, and the oldest
+        when there are more than `limit`."""
+        (self.folder(stage_name) / f"checkpoint-{step}" / COMPLETE_MARK).touch()
+        kept = self.complete_checkpoints(stage_name)[-(limit or 0) :]
+        for checkpoint in self.folder(stage_name).glob("checkpoint-*"):
+            if checkpoint not in kept:
+                shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def shorten(value) -> str:

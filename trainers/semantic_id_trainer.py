@@ -1,7 +1,9 @@
 """`SemanticIDTrainer` learns the IDs of a corpus stage by stage (Algorithm 1), and can be stopped anywhere."""
 
+import copy
 import hashlib
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -15,19 +17,20 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
+from modeling_lmindexer.codebooks import Codebook
 from modeling_lmindexer.folder import atomic_path
 
 from .clustering import kmeans
 from .corpus_check import check_corpus
 from .corpus_pass import CorpusPass
-from .documents import IndexingCollator, IndexingDataset
+from .documents import EVALUATION_EPOCH, IndexingCollator, IndexingDataset
 from .encoder_cache import EncoderStates
 from .figures import code_figures, prediction_figures, reconstruction_f1
 from .gather import gather_with_grad
 from .losses import commitment_loss, contrastive_loss, reconstruction_loss
 from .prefix_sampler import PrefixBatchSampler
 from .progress import HintEpoch, StageProgress
-from .run_state import COMPLETE_MARK, RunState
+from .run_state import RunState
 from .stages import Stage, plan_stages
 from .training_args import SemanticIDTrainingArguments
 
@@ -36,13 +39,15 @@ logger = logging.get_logger(__name__)
 # What a run's result depends on: with one of these changed, its state is another run's.
 RESULT_SETTINGS = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "commitment_weight", "continuous_epochs",
-    "contrastive_normalize", "contrastive_temperature", "contrastive_views", "contrastive_weight",
+    "contrastive_normalize", "contrastive_temperature", "contrastive_views", "contrastive_weights",
     "discrete_rate_factor", "fp16",
     "freeze_encoder", "gradient_accumulation_steps", "hint_ratios", "idf_weights", "learning_rate",
     "lr_scheduler_type", "max_document_frequency", "max_grad_norm", "max_steps", "min_document_frequency",
-    "num_train_epochs", "optim", "reconstruction_weight", "reconstructor_epochs", "reduction", "seed",
+    "num_train_epochs", "optim", "rate_factors", "reconstruction_weight", "reconstructor_epochs", "reduction", "seed",
     "train_earlier_codebooks", "warmup_steps", "weight_decay",
 )  # fmt: skip
+# Entries of a configuration that a result does not depend on.
+NO_SETTINGS = ("backbone_config", "transformers_version", "architectures", "auto_map", "dtype", "_name_or_path")
 
 
 class SemanticIDTrainer(Trainer):
@@ -87,7 +92,11 @@ class SemanticIDTrainer(Trainer):
         # Trainer would write the tokenizer's end-of-sequence id into the model's generation settings, where that
         # number is a code; so it does not get the tokenizer.
         self.tokenizer = processing_class
-        super().__init__(model=model, args=args, train_dataset=self.documents, **kwargs)
+        # A copy: stages set folder, epochs and learning rate for themselves.
+        own = copy.copy(args)
+        # Trainer would delete the old checkpoint before the new one is known to be whole, and upload stages.
+        self.num_checkpoints, own.save_total_limit, own.push_to_hub = args.save_total_limit, None, False
+        super().__init__(model=model, args=own, train_dataset=self.documents, **kwargs)
         self.can_return_loss = True
         self.progress, self.hint_epoch = StageProgress(), HintEpoch()
         self.remove_callback(ProgressCallback)
@@ -97,7 +106,6 @@ class SemanticIDTrainer(Trainer):
         self.state_of_run = RunState(self.run_dir)
         self.stages = plan_stages(model.config.num_learned_positions, args)
         self.stage = self.stages[0]
-        # Stages set some of these for themselves; a run is known by what it was called with.
         values = {name: getattr(args, name) for name in RESULT_SETTINGS}
         self.result_settings = {name: getattr(value, "value", value) for name, value in values.items()}
         self.figures: dict[str, dict] = {}
@@ -129,15 +137,18 @@ class SemanticIDTrainer(Trainer):
         weights = hashlib.sha256()
         for tensor in self.model.state_dict().values():
             weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        model = self.model.config
-        return self.result_settings | {
-            "documents": self.documents.digest(),
-            "initial_weights": weights.hexdigest(),
-            "codebook_sizes": model.codebook_sizes,
-            "similarity": [model.similarity, model.code_temperature],
-            "reconstruction_target": model.reconstruction_target,
-            "global_batch_size": self.args.per_device_train_batch_size * self.args.world_size,
-        }
+        config = self.model.config
+        backbone = {f"backbone_{name}": value for name, value in config.backbone_config.to_diff_dict().items()}
+        shape = {n: v for n, v in (config.to_diff_dict() | backbone).items() if not n.endswith(NO_SETTINGS)}
+        return (
+            self.result_settings
+            | shape
+            | {
+                "documents": self.documents.digest(),
+                "initial_weights": weights.hexdigest(),
+                "global_batch_size": self.args.per_device_train_batch_size * self.args.world_size,
+            }
+        )
 
     def run_stage(self, stage: Stage) -> dict:
         """One stage, from where it stands: its training, then the clustering or the assignment that ends it."""
@@ -146,13 +157,17 @@ class SemanticIDTrainer(Trainer):
         figures = self.state_of_run.result(stage.name)
         if figures is None:
             self.prepare_stage(stage)
+            losses = {}
             if stage.epochs > 0:
+                losses = self.state_of_run.remember(stage.name, "start", lambda: self.measure_losses("start"))
                 super().train(resume_from_checkpoint=self.state_of_run.last_checkpoint(stage.name))
-            figures = self.finish_stage(stage)
+                losses |= self.measure_losses("end")
+            figures = losses | self.finish_stage(stage)
+            self.log({name: value for name, value in figures.items() if isinstance(value, int | float)})
             self.save_stage(folder, figures)
             return figures
         # Only the newest of the stages that are done matters, but reading each keeps this free of a special case.
-        load_model(self.unwrapped, folder / "model.safetensors", strict=False)
+        load_model(self.unwrap(), folder / "model.safetensors", strict=False)
         if (folder / "codes.safetensors").exists():
             self.documents.codes = load_file(folder / "codes.safetensors")["codes"].numpy()
         return figures
@@ -161,7 +176,7 @@ class SemanticIDTrainer(Trainer):
         """Sets what is trained and how; Trainer would keep optimizer, schedule and wrapping of the last stage."""
         position = stage.position + 1
         self.progress.title = f"[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.title}"
-        self.model = self.unwrapped
+        self.model = self.unwrap()
         set_trainable(self.model, stage, self.args)
         self.documents.hint_ratio = stage.hint_ratio
         self.documents.crops = self.args.contrastive_views == "crops"
@@ -176,9 +191,9 @@ class SemanticIDTrainer(Trainer):
 
     def finish_stage(self, stage: Stage) -> dict:
         """Clusters after a continuous stage, assigns after a discrete one; returns the stage's figures."""
-        self.model = self.unwrapped
+        self.model = self.unwrap()
         self.model.eval()
-        figures = loss_figures(self.state.log_history) if stage.epochs > 0 else {}
+        figures = {"loss_curve": loss_curve(self.state.log_history)} if stage.epochs > 0 else {}
         corpus = CorpusPass(self.model, self.documents, self.collator(), self.args, self.progress.title)
         figures["reconstruction_f1"] = reconstruction_f1(corpus.reconstructions(stage.kind, 500))
         if stage.kind == "reconstructor":
@@ -188,10 +203,10 @@ class SemanticIDTrainer(Trainer):
         codebook = self.model.codebooks.learned[position]
         if stage.kind == "continuous":
             labels = self.initialize_codebook(codebook, hidden, position)
-            codes = codebook.logits(torch.from_numpy(hidden).to(self.model.device)).argmax(-1).cpu().numpy()
+            codes = most_likely_codes(codebook, hidden)
             figures["kmeans_agreement"] = check_agreement(labels, codes, position)
         else:
-            codes = codebook.logits(torch.from_numpy(hidden).to(self.model.device)).argmax(-1).cpu().numpy()
+            codes = most_likely_codes(codebook, hidden)
         figures |= code_figures(self.documents.codes, codes, self.categories)
         figures |= prediction_figures(predicted, self.documents.codes)
         if stage.kind == "discrete":
@@ -225,8 +240,8 @@ class SemanticIDTrainer(Trainer):
             self.state_of_run.finish(self.stage.name, figures)
         self.accelerator.wait_for_everyone()
 
-    def loss_curves(self) -> dict[str, list[tuple[float, float]]]:
-        """Per trained stage, `(share of the stage, loss)` points."""
+    def loss_curves(self) -> dict[str, list[list[float]]]:
+        """Per trained stage, `[share of the stage, loss]` points."""
         return {name: figures["loss_curve"] for name, figures in self.figures.items() if "loss_curve" in figures}
 
     def build_index(self) -> SemanticIndex:
@@ -244,10 +259,12 @@ class SemanticIDTrainer(Trainer):
 
     # -- inside a stage -----------------------------------------------------------------------------------------------
 
-    @property
-    def unwrapped(self) -> LMIndexerForSemanticID:
-        """The model without what accelerate put around it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+    def unwrap(self) -> LMIndexerForSemanticID:
+        """The model without what accelerate put around it, the autocast of its forward included."""
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+        # With this mark, accelerate would leave the next stage without autocast.
+        vars(model).pop("_is_accelerate_prepared", None)
+        return model
 
     def set_target_weights(self) -> None:
         """Chooses the tokens that are reconstructed, and lets the reconstructor predict only among them."""
@@ -292,17 +309,20 @@ class SemanticIDTrainer(Trainer):
             groups=self.documents.prefix_groups(),
         )
 
+    def batch_sampler(self) -> PrefixBatchSampler:
+        """Order of the current stage, another one in every stage."""
+        seed = self.args.seed + 1000 * self.stages.index(self.stage)
+        groups = self.documents.prefix_groups()
+        return PrefixBatchSampler(groups, self.args.per_device_train_batch_size, self.args.world_size, seed)
+
     def get_train_dataloader(self) -> DataLoader:
         """Batches of whole prefix groups; each process takes its part of a global batch."""
-        collator = self.collator()
-        sampler = PrefixBatchSampler(
-            collator.groups, self.args.per_device_train_batch_size, self.args.world_size, self.args.seed
-        )
+        sampler = self.batch_sampler()
         self.hint_epoch.sampler = sampler
         loader = DataLoader(
             self.documents,
             batch_sampler=sampler,
-            collate_fn=collator,
+            collate_fn=self.collator(),
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
@@ -317,7 +337,7 @@ class SemanticIDTrainer(Trainer):
         """The weighted sum of the three losses (Eq. 11), divided by the documents of the global batch."""
         documents, groups, counts = (inputs.pop(name) for name in ("documents", "groups", "counts"))
         learning_ids = self.stage.kind != "reconstructor"
-        contrast = learning_ids and self.args.contrastive_weight > 0
+        contrast = learning_ids and self.stage.contrastive_weight > 0
         outputs = model(
             **inputs,
             quantize=self.stage.kind == "discrete",
@@ -328,7 +348,7 @@ class SemanticIDTrainer(Trainer):
             terms["contrastive"] = self.contrast(outputs.views, documents, groups, counts)
         if learning_ids and self.stage.position > 0:
             prefix = inputs["decoder_input_ids"][:, 1:]
-            offsets = torch.tensor(self.unwrapped.config.position_offsets[: prefix.shape[1]], device=prefix.device)
+            offsets = torch.tensor(self.model.config.position_offsets[: prefix.shape[1]], device=prefix.device)
             terms["commitment"] = commitment_loss(outputs.code_logits, prefix - offsets)
         if num_items_in_batch is None:
             num_items_in_batch = self.accelerator.reduce(counts.sum(), "sum")
@@ -338,8 +358,38 @@ class SemanticIDTrainer(Trainer):
         sums = {name: (term * counts).sum() * scale for name, term in terms.items()}
         for name, value in sums.items():
             self.loss_sums[name].append(value.detach())
-        loss = sum(getattr(self.args, f"{name}_weight") * value for name, value in sums.items())
+        factors = {
+            "reconstruction": self.args.reconstruction_weight,
+            "contrastive": self.stage.contrastive_weight,
+            "commitment": self.args.commitment_weight,
+        }
+        loss = sum(factors[name] * value for name, value in sums.items())
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def measure_losses(self, moment: str, num_documents: int = 512) -> dict[str, float]:
+        """Losses on fixed batches with fixed hints, without dropout: `loss_start`, `reconstruction_start`, ...
+
+        Batches of training differ too much to compare the first with the last.
+
+        Args:
+            moment: `start` or `end` of the stage.
+            num_documents: about how many are looked at.
+        """
+        self.model = self.unwrap().eval()
+        collator, sampler = self.collator(), self.batch_sampler()
+        sampler.set_epoch(EVALUATION_EPOCH)
+        size = self.args.per_device_train_batch_size * self.args.world_size
+        own = list(islice(sampler, max(1, num_documents // size) * self.args.world_size))[self.args.process_index :]
+        self.loss_sums.clear()
+        total = []
+        for keys in own[:: self.args.world_size]:
+            inputs = self._prepare_inputs(collator([self.documents[key] for key in keys]))
+            total.append(self.compute_loss(self.model, inputs))
+        values = {"loss": total, **self.loss_sums}
+        means = {name: self.accelerator.reduce(torch.stack(rows).mean(), "mean") for name, rows in values.items()}
+        self.loss_sums.clear()
+        return {f"{name}_{moment}": mean.item() for name, mean in means.items()}
 
     def contrast(self, views, documents, groups, counts) -> torch.Tensor:
         """Contrastive loss against the documents of all processes that share the prefix, `(batch,)`."""
@@ -366,16 +416,16 @@ class SemanticIDTrainer(Trainer):
 
     @property
     def last_logged_step(self) -> int:
-        """Step of the newest log entry with a loss."""
-        return next((entry["step"] for entry in reversed(self.state.log_history) if "loss" in entry), 0)
+        """Step of the newest log entry with a loss, or of the checkpoint that the stage went on from."""
+        logged = next((entry["step"] for entry in reversed(self.state.log_history) if "loss" in entry), 0)
+        return max(logged, self._initial_global_step)
 
     def _save_checkpoint(self, model, trial) -> None:
         """As in Trainer; a mark tells a complete checkpoint from one that a kill cut short."""
         super()._save_checkpoint(model, trial)
-        checkpoint = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            (checkpoint / COMPLETE_MARK).touch()
+            self.state_of_run.complete_checkpoint(self.stage.name, self.state.global_step, self.num_checkpoints)
 
 
 def set_trainable(model: LMIndexerForSemanticID, stage: Stage, args: SemanticIDTrainingArguments) -> None:
@@ -396,6 +446,13 @@ def set_trainable(model: LMIndexerForSemanticID, stage: Stage, args: SemanticIDT
         model.get_input_embeddings().requires_grad_(False)
 
 
+@torch.no_grad()
+def most_likely_codes(codebook: Codebook, hidden: np.ndarray) -> np.ndarray:
+    """The code that each state `(N, hidden)` gets: `(N,)`; part by part, for `N x K` scores may not fit."""
+    parts = torch.from_numpy(hidden).to(codebook.weight.dtype).split(2**14)
+    return torch.cat([codebook.logits(part.to(codebook.weight.device)).argmax(-1).cpu() for part in parts]).numpy()
+
+
 def check_agreement(labels: np.ndarray, codes: np.ndarray, position: int) -> float:
     """Share of documents whose code by the model is the clustering's label: they use one similarity, so it is 1.
 
@@ -411,19 +468,11 @@ def check_agreement(labels: np.ndarray, codes: np.ndarray, position: int) -> flo
     return agreement
 
 
-def loss_figures(log_history: list[dict]) -> dict:
-    """Losses over the first and the last logged steps of a stage (`loss_start`, `loss_end`, and so on by name), and
-    the `loss_curve` between them: `(share of the stage, loss)` points."""
+def loss_curve(log_history: list[dict]) -> list[list[float]]:
+    """Training loss of a stage as `[share of the stage, loss]` points."""
     entries = [entry for entry in log_history if "loss" in entry]
-    names = ("loss", "reconstruction", "contrastive", "commitment")
-    figures = {
-        f"{name}_{end}": entries[place][name]
-        for name in names
-        for end, place in (("start", 0), ("end", -1))
-        if entries and name in entries[place]
-    }
     steps = max((entry["step"] for entry in entries), default=1)
-    return figures | {"loss_curve": [(entry["step"] / steps, entry["loss"]) for entry in entries]}
+    return [[entry["step"] / steps, entry["loss"]] for entry in entries]
 
 
 def unique_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ class Stage:
         epochs: passes over the corpus.
         learning_rate: its peak.
         hint_ratio: share of a document's tokens that stays visible.
+        contrastive_weight: factor of the contrastive loss.
     """
 
     kind: str
@@ -24,6 +25,7 @@ class Stage:
     epochs: float
     learning_rate: float
     hint_ratio: float
+    contrastive_weight: float = 0.0
 
     @property
     def name(self) -> str:
@@ -38,19 +40,24 @@ class Stage:
         )
 
 
+def value_at(position: int, values: list[float]) -> float:
+    """The value of a position, counted from 0: the last one counts for all positions beyond."""
+    return values[min(position, len(values) - 1)]
+
+
 def hint_ratio_at(position: int, ratios: list[float]) -> float:
     """Hint ratio of a position, counted from 0: beyond the given ones each is 0.6 of the one before, as .5 to .3."""
-    last = len(ratios) - 1
-    return ratios[min(position, last)] * 0.6 ** max(0, position - last)
+    return value_at(position, ratios) * 0.6 ** max(0, position - len(ratios) + 1)
 
 
 def plan_stages(num_positions: int, args: SemanticIDTrainingArguments) -> list[Stage]:
     """The stages for `num_positions` learned positions; those with 0 epochs of training still cluster and assign."""
-    rate = args.learning_rate
-    discrete_rate = rate * args.discrete_rate_factor
-    stages = [Stage("reconstructor", 0, args.reconstructor_epochs, rate, hint_ratio_at(0, args.hint_ratios))]
+    ratio = hint_ratio_at(0, args.hint_ratios)
+    stages = [Stage("reconstructor", 0, args.reconstructor_epochs, args.learning_rate, ratio)]
     for position in range(num_positions):
-        ratio = hint_ratio_at(position, args.hint_ratios)
-        stages.append(Stage("continuous", position, args.continuous_epochs, rate, ratio))
-        stages.append(Stage("discrete", position, args.num_train_epochs, discrete_rate, ratio))
+        common = hint_ratio_at(position, args.hint_ratios), value_at(position, args.contrastive_weights)
+        epochs = value_at(position, args.continuous_epochs)
+        rate = args.learning_rate * value_at(position, args.rate_factors)
+        stages.append(Stage("continuous", position, epochs, rate, *common))
+        stages.append(Stage("discrete", position, args.num_train_epochs, rate * args.discrete_rate_factor, *common))
     return stages

@@ -14,13 +14,20 @@ class SemanticIDTrainingArguments(TrainingArguments):
     """
 
     num_train_epochs: float = field(default=0.5, metadata={"help": "Epochs of each discrete stage."})
-    continuous_epochs: float = field(default=2.0, metadata={"help": "Epochs of each continuous stage."})
+    continuous_epochs: list[float] = field(
+        default_factory=lambda: [3.0, 1.5],
+        metadata={"help": "Epochs of the continuous stages, per position; the last counts for all beyond."},
+    )
     reconstructor_epochs: float = field(default=0.3, metadata={"help": "Epochs of the reconstructor's warm-up."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Documents per process and step."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Documents per forward without training."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of every stage."})
+    rate_factors: list[float] = field(
+        default_factory=lambda: [1.0, 0.5],
+        metadata={"help": "Share of learning_rate, per position; the last counts for all beyond."},
+    )
     discrete_rate_factor: float = field(
-        default=0.1, metadata={"help": "Peak learning rate of discrete stages, as a share of learning_rate."}
+        default=0.05, metadata={"help": "Share of its position's learning rate that a discrete stage gets."}
     )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of every stage."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or share of a stage's steps, of warm-up."})
@@ -41,7 +48,10 @@ class SemanticIDTrainingArguments(TrainingArguments):
         },
     )
     reconstruction_weight: float = field(default=1.0, metadata={"help": "Factor of the reconstruction loss."})
-    contrastive_weight: float = field(default=0.5, metadata={"help": "Factor of the contrastive loss."})
+    contrastive_weights: list[float] = field(
+        default_factory=lambda: [0.1, 1.0],
+        metadata={"help": "Factor of the contrastive loss, per position; the last counts for all beyond."},
+    )
     commitment_weight: float = field(default=0.2, metadata={"help": "Factor of the commitment loss."})
     contrastive_views: str = field(
         default="identical",
@@ -78,5 +88,8 @@ class SemanticIDTrainingArguments(TrainingArguments):
         super().__post_init__()
         if not self.hint_ratios or not all(0 <= ratio < 1 for ratio in self.hint_ratios):
             raise ValueError(f"hint_ratios is {self.hint_ratios}; give at least one ratio, each from 0 to below 1.")
+        for name in ("continuous_epochs", "contrastive_weights", "rate_factors"):
+            if not getattr(self, name) or min(getattr(self, name)) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least one number, none below 0.")
         if self.start_over and self.go_on:
             raise ValueError("start_over and go_on exclude each other: choose one.")

@@ -50,7 +50,10 @@ def test_logits_are_the_similarity_over_the_temperature(similarity):
     torch.manual_seed(0)
     book, hidden = codebook(similarity, temperature=0.5), torch.randn(2, 9, 4)
     by_hand = torch.tensor(
-        [[[similarity_by_hand(similarity, h, e) for e in book.weight.tolist()] for h in row] for row in hidden.tolist()]
+        [
+            [[similarity_by_hand(similarity, h, e) for e in book.weight.tolist()] for h in row]
+            for row in hidden.tolist()
+        ]
     )
     torch.testing.assert_close(book.logits(hidden), by_hand / 0.5, atol=1e-5, rtol=1e-5)
     assert (book.logits(hidden).argmax(-1) == by_hand.argmax(-1)).all()

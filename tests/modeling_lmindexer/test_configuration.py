@@ -149,7 +149,9 @@ def test_round_trip(kind, tmp_path):
     assert type(loaded.backbone_config) is type(config.backbone_config)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["model_type"] == "lmindexer" and saved["backbone_config"]["model_type"] == kind
-    assert loaded.to_dict() == LMIndexerConfig.from_pretrained(tmp_path).to_dict() == LMIndexerConfig(**saved).to_dict()
+    assert (
+        loaded.to_dict() == LMIndexerConfig.from_pretrained(tmp_path).to_dict() == LMIndexerConfig(**saved).to_dict()
+    )
     for name in saved.keys() - {"backbone_config", "model_type", "transformers_version"}:
         assert getattr(loaded, name) == getattr(config, name), name
     assert loaded.backbone_config.to_diff_dict() == config.backbone_config.to_diff_dict()

@@ -4,7 +4,17 @@ import copy
 
 import pytest
 import torch
-from tiny_models import KINDS, all_ids, exhaustive_scores, tiny_inputs, tiny_model
+from tiny_models import (
+    KINDS,
+    all_ids,
+    assert_best,
+    beams,
+    decoder_ids,
+    exhaustive_scores,
+    learning_inputs,
+    tiny_inputs,
+    tiny_model,
+)
 from torch.nn.functional import cross_entropy, pad
 from transformers import AutoModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -44,38 +54,6 @@ def ids(model):
 @pytest.fixture
 def trie(ids):
     return PrefixTreeLogitsProcessor(PrefixTree.from_sequences(ids))
-
-
-def beams(model, trie, number=20, **kwargs):
-    """IDs `(texts, number, positions)` and scores `(texts, number)`."""
-    output = model.generate(
-        num_beams=number,
-        num_return_sequences=number,
-        logits_processor=trie,
-        return_dict_in_generate=True,
-        output_scores=True,
-        **kwargs,
-    )
-    return output.sequences[:, 1:].unflatten(0, (-1, number)), output.sequences_scores.unflatten(0, (-1, number))
-
-
-def assert_best(found, found_scores, ids, scores):
-    """`found` `(texts, k, positions)` are the `k` best of `ids` by `scores` `(texts, IDs)`, in order."""
-    best = scores.topk(found.shape[1])
-    torch.testing.assert_close(found_scores, best.values, atol=1e-4, rtol=0)
-    for row, places in zip(found, best.indices, strict=True):
-        assert set(map(tuple, row.tolist())) == set(map(tuple, ids[places].tolist()))
-
-
-def decoder_ids(rows=3):
-    return torch.tensor([[0, 1, 9], [0, 3, 5], [0, 4, 7]])[:rows]
-
-
-def learning_inputs(**others):
-    inputs = tiny_inputs()
-    hidden = torch.rand(3, 7) < 0.5
-    mask = inputs["attention_mask"].bool()
-    return inputs | {"hint_mask": mask & ~hidden, "target_weights": (mask & hidden).float()} | others
 
 
 def test_saved_and_loaded_is_the_same(model, tmp_path):
@@ -250,13 +228,11 @@ def test_an_empty_text_is_finite_and_harms_no_other(model):
 
 
 def test_inputs_embeds_stand_in_for_ids(model, kind):
-    if kind in ("mpnet", "xlm-roberta"):
-        pytest.skip("their positions come from the ids")
-    inputs = tiny_inputs()
-    scale = getattr(model.get_encoder(), "embed_scale", 1.0)
-    embeddings = model.get_input_embeddings()(inputs["input_ids"]) * (scale if kind == "bart" else 1.0)
-    logits = model(inputs_embeds=embeddings, attention_mask=inputs["attention_mask"]).logits
-    torch.testing.assert_close(logits, model(**inputs).logits)
+    input_ids = tiny_inputs()["input_ids"]
+    embeddings = model.get_input_embeddings()(input_ids) * (model.get_encoder().embed_scale if kind == "bart" else 1)
+    logits = model(inputs_embeds=embeddings).logits
+    torch.testing.assert_close(logits, model(input_ids=input_ids).logits)
+    assert torch.equal(model.generate(inputs_embeds=embeddings), model.generate(input_ids))
 
 
 def test_assign_is_the_argmax_step_by_step(model):

@@ -93,6 +93,24 @@ def test_only_complete_checkpoints_count(state):
     assert state.last_checkpoint("1-discrete") == str(older)
 
 
+def test_what_a_stage_remembers_is_found_once(state):
+    for _ in range(2):
+        calls = []
+        assert RunState(state.root.parent).remember("1-discrete", "start", lambda: calls.append(1) or {"loss": 2}) == {"loss": 2}
+    assert calls == []
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, [12]), (2, [9, 12]), (None, [3, 6, 9, 12]), (0, [3, 6, 9, 12])])
+def test_checkpoints_beyond_the_limit_go_when_a_new_one_is_complete(state, limit, kept):
+    for step in (3, 6, 9):
+        checkpoint(state, "1-discrete", step)
+    checkpoint(state, "1-discrete", 11, complete=False)
+    checkpoint(state, "1-discrete", 12, complete=False)
+    state.complete_checkpoint("1-discrete", 12, limit)
+    assert [path.name for path in state.complete_checkpoints("1-discrete")] == [f"checkpoint-{step}" for step in kept]
+    assert len(list(state.folder("1-discrete").iterdir())) == len(kept)
+
+
 def test_a_stage_that_is_done_keeps_no_checkpoints(state):
     checkpoint(state, "1-discrete", 9)
     (state.folder("1-discrete") / "model.safetensors").touch()

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_trainer, tiny_corpus, tiny_indexer
+from tiny_training import at_second_position, make_trainer, tiny_corpus, tiny_indexer
 
 from trainers import SemanticIDTrainer
 
@@ -22,7 +22,7 @@ RUNS = {
         {"kind": "bert", "codebook_sizes": [5]},
         {
             "contrastive_views": "crops", "gradient_accumulation_steps": 2, "contrastive_normalize": True,
-            "contrastive_weight": 0.3, "reconstruction_weight": 0.7, "discrete_rate_factor": 0.5,
+            "contrastive_weights": [0.3], "reconstruction_weight": 0.7, "discrete_rate_factor": 0.5,
         },  # fmt: skip
     ),
 }
@@ -37,7 +37,7 @@ class RecordingTrainer(SemanticIDTrainer):
         self.codes_after, self.logs, self.labels = {}, {}, {}
 
     def weights(self):
-        return {name: value.clone() for name, value in self.unwrapped.state_dict().items()}
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def prepare_stage(self, stage):
         super().prepare_stage(stage)
@@ -181,13 +181,18 @@ def test_figures_of_every_stage(run):
         assert 0 <= figures["reconstruction_f1"] <= 1
         if stage.kind == "discrete":
             assert 1 <= figures["perplexity"] <= run.model.config.codebook_sizes[stage.position] + 1e-6
-        assert figures["loss_curve"][-1] == (1, figures["loss_end"])
+        logged = [entry for entry in run.logs[stage.name] if "loss" in entry]
+        assert figures["loss_curve"] == [[entry["step"] / logged[-1]["step"], entry["loss"]] for entry in logged]
 
 
 def test_every_loss_is_logged_by_its_name(run):
     """Weighted, they add up to the loss."""
-    weights = {name: getattr(run.args, f"{name}_weight") for name in ("reconstruction", "contrastive", "commitment")}
     for stage in run.stages:
+        weights = {
+            "reconstruction": run.args.reconstruction_weight,
+            "contrastive": stage.contrastive_weight,
+            "commitment": run.args.commitment_weight,
+        }
         names = ["reconstruction"]
         names += ["contrastive"] if stage.kind != "reconstructor" else []
         names += ["commitment"] if stage.position else []
@@ -232,40 +237,27 @@ def test_a_frozen_encoder_is_read_from_the_cache(tmp_path):
     assert trainer.index is not None
 
 
-@pytest.mark.parametrize("weights", ["reconstruction_weight", "contrastive_weight", "commitment_weight"])
-def test_weights_of_losses(tmp_path, weights):
+@pytest.mark.parametrize("name", ["reconstruction_weight", "contrastive_weights", "commitment_weight"])
+def test_weights_of_losses(tmp_path, name):
     """The gradient is the weighted sum of the gradients of the losses."""
-    name = weights.removesuffix("_weight")
     gradients = {}
     for value in (0.0, 1.0, 3.0):
-        trainer = at_second_position(tmp_path / str(value), **{weights: value})
+        # Per position for one of them: here the second counts.
+        trainer = at_second_position(tmp_path, **{name: [7.0, value] if name.endswith("s") else value})
         gradients[value] = accumulated_gradients(trainer, 1)[0]
     change = {n: gradients[1.0][n] - gradients[0.0][n] for n in gradients[0.0]}
     assert any(value.abs().max() > 1e-4 for value in change.values())
     for parameter, value in change.items():
-        torch.testing.assert_close(gradients[3.0][parameter], gradients[0.0][parameter] + 3 * value, msg=name)
+        torch.testing.assert_close(gradients[3.0][parameter], gradients[0.0][parameter] + 3 * value, msg=parameter)
 
 
-def at_second_position(folder, kind="discrete", **settings):
-    """A trainer of a random model in float64, as it stands before the stages of the second position."""
-    model = tiny_indexer().double()
-    values = {"save_strategy": "no", "optim": "sgd", "lr_scheduler_type": "constant", "warmup_steps": 0}
-    trainer = make_trainer(folder, model=model, **(values | settings))
-    # Prefix groups of 8 and 7 documents, and of one.
-    trainer.documents.codes = (np.arange(60) % 8)[:, None] % 6
-    trainer.documents.codes[0] = 5
-    trainer.stage = next(stage for stage in trainer.stages if stage.name == f"2-{kind}")
-    trainer.prepare_stage(trainer.stage)
-    trainer.create_optimizer()
-    return trainer
+# Rows of two prefix groups, four of each; dealt out to two micro-batches, each gets two of each.
+TWO_GROUPS = [10, 11, 12, 13, 40, 41, 42, 43]
 
 
 def accumulated_gradients(trainer, steps):
-    """Gradients of the documents of the first 8 places as `steps` micro-batches, and their losses by name."""
-    groups = trainer.documents.prefix_groups()
-    rows = np.flatnonzero(groups == groups[1])[:4].tolist() + np.flatnonzero(groups == groups[2])[:4].tolist()
-    # Each micro-batch has documents of both groups.
-    rows = [row for start in range(steps) for row in rows[start::steps]]
+    """Gradients of 8 documents as `steps` micro-batches, and their losses by name."""
+    rows = [row for start in range(steps) for row in TWO_GROUPS[start::steps]]
     collator, size = trainer.collator(), len(rows) // steps
     batches = [collator([trainer.documents[row] for row in rows[i : i + size]]) for i in range(0, len(rows), size)]
     count = trainer._get_num_items_in_batch(batches, torch.device("cpu"))
@@ -286,7 +278,7 @@ def assert_equal_gradients(found, expected):
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_accumulated_gradients_are_those_of_one_batch(tmp_path, kind, reduction):
-    trainer = at_second_position(tmp_path, kind, contrastive_weight=0.0, reduction=reduction)
+    trainer = at_second_position(tmp_path, kind, contrastive_weights=[0.0], reduction=reduction)
     whole, losses = accumulated_gradients(trainer, 1)
     parts, losses_of_parts = accumulated_gradients(trainer, 2)
     assert set(losses) == {"reconstruction", "commitment"}
@@ -305,11 +297,9 @@ def test_contrastive_negatives_come_from_the_micro_batch_alone(tmp_path):
     name = max(whole, key=lambda n: whole[n].abs().max())
     assert (whole[name] - parts[name]).abs().max() > 0.01 * whole[name].abs().max()
 
-    groups = trainer.documents.prefix_groups()
-    rows = np.flatnonzero(groups == groups[1])[:4].tolist() + np.flatnonzero(groups == groups[2])[:4].tolist()
     collator, means = trainer.collator(), []
     for start in range(2):
-        batch = collator([trainer.documents[row] for row in rows[start::2]])
+        batch = collator([trainer.documents[row] for row in TWO_GROUPS[start::2]])
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids")}
         states = trainer.model(**inputs).decoder_last_hidden_state[:, -1]
         products = (states @ states.T).exp()
@@ -329,8 +319,8 @@ def test_fillers_count_nothing(tmp_path):
     """Batches are filled up with documents at weight 0: neither gradient nor negatives come from them."""
     trainer = at_second_position(tmp_path)
     collator = trainer.collator()
-    documents = [trainer.documents[row] for row in range(6)]
-    fillers = [trainer.documents[row] | {"weight": 0} for row in (6, 7, 0)]
+    documents = [trainer.documents[row] for row in range(40, 46)]
+    fillers = [trainer.documents[row] | {"weight": 0} for row in (46, 47, 40)]
     gradients = []
     for items in (documents, documents + fillers):
         batch = collator(items)
@@ -345,16 +335,13 @@ def test_fillers_count_nothing(tmp_path):
 def test_half_precision_ends_with_the_stage(tmp_path):
     """Training under autocast leaves the model's forward in full precision: its codes are those of the index."""
     trainer = make_trainer(tmp_path, trainer_class=RecordingTrainer, bf16=True, max_steps=2, save_strategy="no")
-    dtypes = []
-
-    class Spy(torch.nn.Module):
-        def forward(self, module, args, output):
-            dtypes.append((trainer.is_in_train, output.dtype))
-
-    trainer.model.reconstructor.layers[0].query.register_forward_hook(Spy().forward)
+    dtypes = set()
+    trainer.model.reconstructor.layers[0].query.register_forward_hook(
+        lambda module, args, output: dtypes.add((trainer.stage.name, trainer.is_in_train, output.dtype))
+    )
     trainer.train()
-    assert {dtype for in_train, dtype in dtypes if in_train} == {torch.bfloat16}
-    assert {dtype for in_train, dtype in dtypes if not in_train} == {torch.float32}
+    pairs = ((True, torch.bfloat16), (False, torch.float32))
+    assert dtypes == {(stage.name, *pair) for stage in trainer.stages for pair in pairs}
     inputs = trainer.tokenizer(list(tiny_corpus()["text"]), padding=True, return_tensors="pt")
     labels = trainer.index.sequences
     logits = trainer.model(inputs["input_ids"], inputs["attention_mask"], labels=labels).code_logits
@@ -363,7 +350,7 @@ def test_half_precision_ends_with_the_stage(tmp_path):
 
 
 def test_stages_without_epochs_still_cluster_and_assign(tmp_path):
-    epochs = {"reconstructor_epochs": 0, "continuous_epochs": 0, "num_train_epochs": 0}
+    epochs = {"reconstructor_epochs": 0, "continuous_epochs": [0.0], "num_train_epochs": 0}
     trainer = make_trainer(tmp_path, trainer_class=RecordingTrainer, **epochs)
     figures = trainer.train()
     assert all(moved_groups(trainer.before[name], trainer.after[name]) == set() for name in figures)

@@ -24,12 +24,14 @@ def test_plan(positions, tmp_path):
 
 def test_every_stage_has_its_epochs_and_its_learning_rate(tmp_path):
     arguments = tiny_arguments(
-        tmp_path, reconstructor_epochs=0, continuous_epochs=2, num_train_epochs=5, learning_rate=0.1
+        tmp_path, reconstructor_epochs=0, continuous_epochs=[2], num_train_epochs=5, learning_rate=0.1
     )
     assert [stage.epochs for stage in plan_stages(2, arguments)] == [0, 2, 5, 2, 5]
     arguments.discrete_rate_factor = 1.0
     assert {stage.learning_rate for stage in plan_stages(2, arguments)} == {0.1}
-    arguments.discrete_rate_factor = 0.5
+    arguments.rate_factors = [1.0, 0.1]
+    assert [stage.learning_rate for stage in plan_stages(3, arguments)] == pytest.approx([0.1] * 3 + [0.01] * 4)
+    arguments.rate_factors, arguments.discrete_rate_factor = [1.0], 0.5
     assert [stage.learning_rate for stage in plan_stages(2, arguments)] == pytest.approx([0.1, 0.1, 0.05, 0.1, 0.05])
 
 

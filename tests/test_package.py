@@ -1,0 +1,87 @@
+"""The package as it is declared: dependencies, the README's code, what importing costs."""
+
+import ast
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+IMPORT_NAMES = {
+    "faiss-cpu": "faiss",
+    "huggingface-hub": "huggingface_hub",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
+OURS = {"modeling_lmindexer", "trainers", "metrics", "data", "tests"}
+
+
+def imported(folder: Path) -> set[str]:
+    names = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names)
+
+
+def declared(*extras: str) -> set[str]:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options"]["install_requires"].split()
+    for extra in extras:
+        lines += config["options.extras_require"][extra].split()
+    packages = {re.split(r"[<>=]", line)[0] for line in lines}
+    return {IMPORT_NAMES.get(package, package) for package in packages}
+
+
+def test_every_import_is_declared_and_every_dependency_imported():
+    used = set().union(*(imported(ROOT / room) for room in ("modeling_lmindexer", "trainers", "metrics", "examples")))
+    assert used - OURS - {"evaluate"} == declared()
+    assert "evaluate" in used and "evaluate" in declared("metrics")
+
+
+def test_every_import_of_the_tests_is_declared():
+    local = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {
+        path.stem for path in (ROOT / "examples").glob("*.py")
+    }
+    assert imported(ROOT / "tests") - OURS - local - declared("test") == set()
+
+
+def test_the_model_imports_nothing_of_ours_but_itself():
+    assert not imported(ROOT / "modeling_lmindexer") & (OURS - {"modeling_lmindexer"})
+    for path in (ROOT / "modeling_lmindexer").glob("*.py"):
+        assert "from __future__ import annotations" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_importing_the_model_imports_no_training():
+    heavy = ["trainers", "sklearn", "faiss", "datasets", "matplotlib"]
+    code = f"import sys, modeling_lmindexer; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def readme_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_readme_runs(tmp_path):
+    """On a tiny model folder in the place of the one that the main job writes."""
+    sys.path.insert(0, str(ROOT / "tests" / "examples"))
+    from test_run_indexing import TINY, run, write_corpus
+
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
+    run("run_indexing.py", "--train_file", str(corpus), "--output_dir", str(tmp_path / "outputs/python_docs"), *TINY)
+    code = "\n".join(readme_blocks())
+    assert "AutoModel.from_pretrained(folder)" in code and "logits_processor=trie" in code
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[['d")

@@ -1,0 +1,117 @@
+"""Several processes: the same losses, gradients and codes as one, every document once an epoch, and resuming."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import at_second_position, epoch_documents, first_step
+
+pytestmark = pytest.mark.dist
+WORKER = Path(__file__).with_name("tiny_worker.py")
+
+
+def launch(folder, processes, *tasks):
+    """What each process found."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    command += ["--master_port", str(port), str(WORKER), str(folder), *tasks]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-5000:]
+    found = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(processes)]
+    assert {part["world_size"] for part in found} == {processes}
+    return found
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What two processes found."""
+    return launch(tmp_path_factory.mktemp("two"), 2, "gradients", "epochs", "whole_run", "frozen_run")
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_losses_and_gradients_are_those_of_one_process(two, tmp_path, kind):
+    trainer = at_second_position(tmp_path, kind, per_device_train_batch_size=8, max_steps=1)
+    expected, losses = first_step(trainer)
+    # The batch is of one prefix or two: contrastive terms of one half need documents of the other.
+    assert losses["contrastive"] > 0.1 and losses["commitment"] > 0.1
+    for part in two:
+        gradients, found = part["gradients"][kind]
+        assert found == pytest.approx(losses, rel=1e-5)
+        # Unused parameters have a gradient of zero there, and none here.
+        assert expected.keys() <= gradients.keys()
+        for name, gradient in gradients.items():
+            reference = expected.get(name, torch.zeros_like(gradient))
+            torch.testing.assert_close(gradient, reference, rtol=1e-5, atol=1e-6, msg=name)
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-2
+
+
+def check_epochs(parts):
+    """`parts`: per process and epoch, `(document, weight)` pairs."""
+    orders = []
+    for epoch in zip(*parts, strict=True):
+        assert len({len(pairs) for pairs in epoch}) == 1
+        pairs = [pair for part in epoch for pair in part]
+        assert sorted(document for document, weight in pairs if weight) == list(range(60))
+        assert {weight for _, weight in pairs} <= {0, 1}
+        orders.append(pairs)
+    assert orders[0] != orders[1]
+
+
+def test_every_document_is_seen_once_an_epoch_by_one_or_two(two, tmp_path):
+    check_epochs([part["epochs"] for part in two])
+    trainer = at_second_position(tmp_path, per_device_train_batch_size=8)
+    alone = [epoch_documents(trainer, epoch) for epoch in (0, 1)]
+    check_epochs([alone])
+    # Global batches are the same ones: process 0 has the first half of each.
+    for epoch, pairs in enumerate(alone):
+        first, second = (part["epochs"][epoch] for part in two)
+        batches = [first[i : i + 4] + second[i : i + 4] for i in range(0, len(first), 4)]
+        assert [pair for batch in batches for pair in batch] == pairs
+
+
+@pytest.mark.slow
+def test_every_document_is_seen_once_an_epoch_by_four(tmp_path):
+    check_epochs([part["epochs"] for part in launch(tmp_path, 4, "epochs")])
+
+
+def test_a_whole_run_on_two_processes(two):
+    """All processes end with the same weights and codes; figures are of the whole corpus."""
+    for task in ("whole_run", "frozen_run"):
+        results = [part[task] if task == "frozen_run" else part[task][0] for part in two]
+        assert torch.equal(results[0]["codes"], results[1]["codes"])
+        assert len(torch.unique(results[0]["codes"], dim=0)) == 60
+        weights = [result["weights"] for result in results]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        for stage, figures in results[0]["figures"].items():
+            if stage.endswith("continuous"):
+                assert figures["kmeans_agreement"] == 1
+            others = results[1]["figures"][stage]
+            assert figures == others
+
+
+def test_a_run_on_two_processes_goes_on_where_it_stopped(two):
+    """The rest of the epoch brings the documents that are left, with that epoch's hints, in its order."""
+    for part in two:
+        whole, stopped = part["whole_run"]
+        begin = ("2-continuous", 6)  # the checkpoint; epochs have 4 steps
+        assert min(key for key in stopped["seen"]) == begin
+        assert stopped["seen"] == {key: whole["seen"][key] for key in stopped["seen"]}
+        assert {key for key in whole["seen"] if key >= begin} == stopped["seen"].keys() | {
+            key for key in whole["seen"] if key[0] > begin[0] and key in stopped["seen"]
+        }
+        assert whole["seen"]["2-continuous", 2] != whole["seen"]["2-continuous", 6]
+        assert torch.equal(whole["codes"], stopped["codes"])
+        assert all(torch.equal(whole["weights"][name], stopped["weights"][name]) for name in whole["weights"])
+
+
+def test_all_processes_refuse_another_runs_state_and_start_over_together(two):
+    for part in two:
+        assert "learning_rate: 0.01 there, 0.5 now" in part["frozen_run"]["refusal"]
+        assert torch.equal(part["frozen_run"]["started over"], part["frozen_run"]["codes"])

@@ -1,0 +1,117 @@
+"""One of several processes of `test_distributed.py`; writes what it found to `folder/rank<r>.pt`.
+
+torchrun --nproc_per_node 2 tiny_worker.py folder task [task ..]
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from tiny_training import at_second_position, epoch_documents, first_step, make_trainer, tiny_indexer  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
+
+from trainers import ExistingRunError, SemanticIDTrainer  # noqa: E402
+
+
+class Stopped(Exception):
+    """Stands for a kill of all processes."""
+
+
+class WatchedTrainer(SemanticIDTrainer):
+    """Notes which documents it gets at which step, with which hints."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = {}
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if self.is_in_train:
+            documents, hints = inputs["documents"].tolist(), inputs["hint_mask"].sum(dim=1).tolist()
+            self.seen[self.stage.name, self.state.global_step] = documents, hints
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, trainer, stage, step):
+        self.trainer, self.stage, self.step = trainer, stage, step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if (self.trainer.stage.name, state.global_step) == (self.stage, self.step):
+            raise Stopped
+
+
+def gradients(folder: Path) -> dict:
+    """Of the first step of a stage, with 4 documents on each of two processes."""
+    return {
+        kind: first_step(at_second_position(folder / kind, kind, per_device_train_batch_size=4, max_steps=1))
+        for kind in ("continuous", "discrete")
+    }
+
+
+def epochs(folder: Path) -> list:
+    """Documents of two epochs with prefix groups, as this process gets them."""
+    trainer = at_second_position(folder, per_device_train_batch_size=4)
+    return [epoch_documents(trainer, epoch) for epoch in (0, 1)]
+
+
+def whole_run(folder: Path) -> list[dict]:
+    """Two runs, the second one stopped inside a second epoch and started again."""
+    results = []
+    for name, stop in (("whole", None), ("stopped", ("2-continuous", 7))):
+
+        def trainer_of(name=name):
+            return make_trainer(
+                folder / name, model=tiny_indexer(dropout=0.1), trainer_class=WatchedTrainer,
+                per_device_train_batch_size=8, save_strategy="steps", save_steps=3,
+            )  # fmt: skip
+
+        trainer = trainer_of()
+        if stop:
+            trainer.add_callback(StopAt(trainer, *stop))
+            try:
+                trainer.train()
+            except Stopped:
+                trainer = trainer_of()
+        trainer.train()
+        results.append(result_of(trainer) | {"seen": trainer.seen})
+    return results
+
+
+def frozen_run(folder: Path) -> dict:
+    """A run whose encoder runs once, on the main process; then the refusal of other settings."""
+
+    def trainer_of(**settings):
+        model = tiny_indexer("bert", similarity="euclidean")
+        return make_trainer(folder, model=model, freeze_encoder=True, max_steps=2, **settings)
+
+    trainer = trainer_of()
+    trainer.train()
+    try:
+        trainer_of(learning_rate=0.5).train()
+    except ExistingRunError as error:
+        refusal = str(error)
+    again = trainer_of(start_over=True)
+    again.train()
+    return result_of(trainer) | {"refusal": refusal, "started over": result_of(again)["codes"]}
+
+
+def result_of(trainer) -> dict:
+    weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    return {"codes": torch.from_numpy(trainer.index.codes), "weights": weights, "figures": trainer.figures}
+
+
+def main() -> None:
+    """Does the tasks in turn."""
+    folder = Path(sys.argv[1])
+    found = {task: globals()[task](folder / task) for task in sys.argv[2:]}
+    found["world_size"] = dist.get_world_size()
+    torch.save(found, folder / f"rank{dist.get_rank()}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
