@@ -37,8 +37,8 @@ CORPORA = {
 }
 # A frozen encoder starts from good states: smaller steps, fewer epochs.
 FROZEN = [
-    *("--freeze_encoder", "--learning_rate", "3e-4", "--per_device_train_batch_size", "64"),
-    *("--continuous_epochs", "1.5", "--num_train_epochs", "0.5"),
+    *("--freeze_encoder", "--learning_rate", "1e-4", "--per_device_train_batch_size", "64"),
+    *("--continuous_epochs", "1", "--num_train_epochs", "0.5"),
 ]
 
 

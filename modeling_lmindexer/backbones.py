@@ -68,9 +68,9 @@ class EncoderDecoder:
         backbone = model.config.backbone_config
         names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
         start_id = next((i for n in names if (i := getattr(backbone, n, None)) is not None), 0)
-        # The decoder's own embeddings: T5Gemma's are not those of its encoder.
-        embeddings = model.backbone.get_decoder().get_input_embeddings()
-        start = embeddings.weight[start_id].expand(len(codes), 1, -1)
+        # By the decoder's own embedding: T5Gemma's is not that of its encoder, BART's may be scaled.
+        embed = model.backbone.get_decoder().get_input_embeddings()
+        start = embed(torch.full((len(codes), 1), start_id, device=codes.device))
         inputs = torch.cat([start, codes.to(start.dtype)], dim=1)
         if model.config.pooled_input:
             inputs = inputs + unexplained(pool(encoder_states, encoder_mask, model.config.pooling), codes)

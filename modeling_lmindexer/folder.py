@@ -120,12 +120,18 @@ def read_manifest(path: str | os.PathLike) -> dict:
     return manifest
 
 
+def manifest_entries(folder: str | os.PathLike, filenames: list[str]) -> dict[str, dict]:
+    """Size and hash of files in `folder`, by name."""
+    paths = {name: Path(folder) / name for name in filenames}
+    return {name: {"size": path.stat().st_size, "sha256": file_digest(path)} for name, path in paths.items()}
+
+
 def update_manifest(folder: str | os.PathLike, filenames: list[str]) -> None:
     """Lists files of `folder` in its manifest with size and hash; entries of vanished files are dropped."""
     folder = Path(folder)
     path = folder / MANIFEST_NAME
     files = read_manifest(path)["files"] if path.exists() else {}
-    files |= {n: {"size": (folder / n).stat().st_size, "sha256": file_digest(folder / n)} for n in filenames}
+    files |= manifest_entries(folder, filenames)
     files = {name: files[name] for name in sorted(files) if (folder / name).is_file()}
     write_json(path, {"format_version": FORMAT_VERSION, "files": files})
 

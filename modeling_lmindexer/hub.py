@@ -1,11 +1,46 @@
-"""Uploads of a model folder: model, index and card in one commit."""
+"""Uploads of a model folder, or of parts of it, that leave the repository's manifest true."""
 
+import json
 import os
+from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import filter_repo_objects
+
+from .folder import MANIFEST_NAME, manifest_entries, read_manifest
 
 # What a training run leaves beside the model and nobody should download.
-PRIVATE_PATTERNS = ["stages/**", "cache/**", "runs/**", "**/training_args.bin", ".*"]
+PRIVATE_PATTERNS = ["stages/**", "cache/**", "runs/**", "*training_args.bin", ".*"]
+
+
+def joined_manifest(
+    folder: str | os.PathLike, repo_id: str, token: str | None = None, revision: str | None = None
+) -> bytes | None:
+    """The manifest of a repository with the files of `folder` in it.
+
+    Returns:
+        its content, or nothing when the repository has none or the folder brings its own.
+    """
+    folder = Path(folder)
+    if (folder / MANIFEST_NAME).exists():
+        return None
+    api = HfApi(token=token)
+    try:
+        path = api.hf_hub_download(repo_id, MANIFEST_NAME, revision=revision)
+    except EntryNotFoundError:
+        return None
+    except RevisionNotFoundError:  # a branch to be made, from main
+        return joined_manifest(folder, repo_id, token)
+    manifest = read_manifest(path)
+    manifest["files"] |= manifest_entries(folder, files_of(folder))
+    return json.dumps(manifest, indent=2, sort_keys=True).encode()
+
+
+def files_of(folder: str | os.PathLike) -> list[str]:
+    """What of a folder is uploaded: all files, less the private ones."""
+    files = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+    return list(filter_repo_objects(files, ignore_patterns=PRIVATE_PATTERNS))
 
 
 def upload_folder(
@@ -17,7 +52,7 @@ def upload_folder(
     commit_message: str = "Upload an LMIndexer",
     revision: str | None = None,
 ) -> str:
-    """Uploads a folder to a Hub repository, which is made when there is none.
+    """Uploads a folder in one commit to a Hub repository, which is made when there is none.
 
     Args:
         folder: what `run_indexing.py` wrote, or any part of it.
@@ -27,14 +62,16 @@ def upload_folder(
 
     Returns:
         the address of the commit.
+
+    Raises:
+        FileNotFoundError: no such folder, or nothing in it.
     """
+    operations = [CommitOperationAdd(name, Path(folder) / name) for name in files_of(folder)]
+    if not operations:
+        raise FileNotFoundError(f"{folder} holds nothing to upload: give a folder that run_indexing.py wrote.")
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    commit = api.upload_folder(
-        folder_path=folder,
-        repo_id=repo_id,
-        commit_message=commit_message,
-        revision=revision,
-        ignore_patterns=PRIVATE_PATTERNS,
-    )
-    return commit.commit_url
+    manifest = joined_manifest(folder, repo_id, token, revision)
+    if manifest is not None:
+        operations.append(CommitOperationAdd(MANIFEST_NAME, manifest))
+    return api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision).commit_url

@@ -27,6 +27,7 @@ from .codebooks import Codebook, Codebooks, DisambiguationHead, straight_through
 from .configuration_lmindexer import LMIndexerConfig
 from .decoder import ZeroLinear
 from .folder import MANIFEST_NAME, CorruptedFolderError, read_manifest, resolve_file, update_manifest, verify_files
+from .hub import joined_manifest
 from .logits_process import PrefixTreeLogitsProcessor
 from .outputs import LMIndexerOutput, ReconstructionOutput, SearchOutput
 from .prefix_tree import PrefixTree
@@ -115,6 +116,13 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
             written = ("model", "config.json", "generation_config.json")
             files = [p.name for p in folder.iterdir() if p.is_file()]
             update_manifest(folder, [n for n in files if n.startswith(written) or n.endswith(".py")])
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, token=None, revision=None, **kwargs):
+        """The last step of `push_to_hub`: a manifest that the repository has goes along, with the new files in it."""
+        manifest = joined_manifest(working_dir, repo_id, token, revision)
+        if manifest is not None:
+            (Path(working_dir) / MANIFEST_NAME).write_bytes(manifest)
+        return super()._upload_modified_files(working_dir, repo_id, *args, token=token, revision=revision, **kwargs)
 
 
 def is_indexer(name_or_path: str | os.PathLike, **hub_kwargs) -> bool:

@@ -97,12 +97,15 @@ def make_trainer(
     )
 
 
-def at_second_position(output_dir: Path | str, kind: str = "discrete", **overrides) -> SemanticIDTrainer:
+def at_second_position(
+    output_dir: Path | str, kind: str = "discrete", *, model: LMIndexerForSemanticID | None = None, **overrides
+) -> SemanticIDTrainer:
     """A trainer of a random model in float64, as it stands before a stage of the second position: documents have
     codes in six groups of very different sizes."""
     values = {"save_strategy": "no", "optim": "sgd", "lr_scheduler_type": "constant", "warmup_steps": 0}
     values |= {"max_grad_norm": 0.0}
-    trainer = make_trainer(output_dir, model=tiny_indexer().double(), **(values | overrides))
+    model = tiny_indexer().double() if model is None else model
+    trainer = make_trainer(output_dir, model=model, **(values | overrides))
     trainer.documents.codes = np.repeat(np.arange(6), [1, 3, 5, 11, 17, 23])[:, None]
     trainer.stage = next(stage for stage in trainer.stages if stage.name == f"2-{kind}")
     trainer.prepare_stage(trainer.stage)
@@ -132,4 +135,5 @@ def epoch_documents(trainer: SemanticIDTrainer, epoch: int) -> list[tuple[int, i
     loader = trainer.get_train_dataloader()
     trainer.hint_epoch.on_epoch_begin(trainer.args, TrainerState(epoch=epoch), None)
     loader.set_epoch(epoch)
-    return [pair for batch in loader for pair in zip(batch["documents"].tolist(), batch["counts"].tolist(), strict=True)]
+    columns = ([row for batch in loader for row in batch[name].tolist()] for name in ("documents", "counts"))
+    return list(zip(*columns, strict=True))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .corpus_check import UnusableCorpusError
 from .encoder_cache import EncoderStates
 from .prefix_sampler import SampleKey
 
@@ -50,6 +51,12 @@ class IndexingDataset(torch.utils.data.Dataset):
         # Special tokens carry nothing to reconstruct, and are no hint.
         self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
         encoded = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        empty = [document for document, row in zip(ids, encoded, strict=True) if not row]
+        if empty:
+            raise UnusableCorpusError(
+                f"The tokenizer finds nothing in {len(empty)} documents: {empty[:5]}. Leave them out, or use a "
+                "tokenizer that ends every text with a token."
+            )
         self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in encoded])])
         self.tokens = np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded])
         self.is_special = np.isin(self.tokens, self.special_ids)

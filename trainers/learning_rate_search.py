@@ -1,5 +1,6 @@
 """The learning rate by whole runs: the one whose IDs rebuild documents best that it has not seen."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,4 +71,5 @@ def search_learning_rate(
         logger.warning(f"learning rate {rate:g}: reconstruction loss {losses[f'{rate:g}']:.4f} on held-out documents")
         if trainer.args.process_index == 0:
             write_json(folder / "losses.json", losses)
-    return float(min(losses, key=losses.get))
+    # A run that diverged comes last: its loss is no number, and compares with none.
+    return float(min(losses, key=lambda rate: (math.isnan(losses[rate]), losses[rate])))

@@ -1,5 +1,6 @@
 """Writes the model folder: everything that a user of the model needs, under its final name only when it is whole."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -30,7 +31,7 @@ def save_model_folder(trainer: SemanticIDTrainer, metrics: dict, card: CardConte
         trainer.model.save_pretrained(folder)
         trainer.tokenizer.save_pretrained(folder)
         trainer.index.save_pretrained(folder)
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "metrics.json", finite(metrics))
         figures = save_plots(folder, trainer.loss_curves(), trainer.documents.codes, trainer.categories)
         write_card(card, figures, folder / "README.md")
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -41,3 +42,12 @@ def save_model_folder(trainer: SemanticIDTrainer, metrics: dict, card: CardConte
             os.replace(folder / file, target / file)
     shutil.rmtree(target / "cache", ignore_errors=True)
     return target
+
+
+def finite(value):
+    """The same with `None` in place of numbers that JSON has none for, such as the AMI of a single category."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

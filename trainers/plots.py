@@ -13,13 +13,13 @@ def save_plots(
     codes: np.ndarray,
     categories: list[list[str]] | None,
 ) -> list[str]:
-    """Writes `figures/losses.png`, `figures/codes.png` and, with categories, `figures/categories.png`.
+    """Writes `figures/codes.png`, `figures/losses.png` of stages that trained, `figures/categories.png` of categories.
 
     Args:
         folder: the model folder.
         loss_curves: per stage, `[share of the stage, loss]` points.
         codes: learned codes `(N, positions)`.
-        categories: one list of labels per document, general to specific.
+        categories: one list of labels per document, general to specific; `None` where there is none.
 
     Returns:
         the names of the files.
@@ -29,15 +29,17 @@ def save_plots(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(loss_curves), figsize=(2.4 * len(loss_curves), 2.6), squeeze=False)
-    for axis, (stage, points) in zip(axes[0], loss_curves.items(), strict=True):
-        axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color="#2a6f97")
-        axis.set_title(stage, fontsize=9)
-        axis.set_xlabel("share of the stage", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("loss", fontsize=8)
-    names = [save(figure, folder, "losses.png")]
+    names = []
+    if loss_curves:
+        figure, axes = pyplot.subplots(1, len(loss_curves), figsize=(2.4 * len(loss_curves), 2.6), squeeze=False)
+        for axis, (stage, points) in zip(axes[0], loss_curves.items(), strict=True):
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color="#2a6f97")
+            axis.set_title(stage, fontsize=9)
+            axis.set_xlabel("share of the stage", fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.3)
+        axes[0, 0].set_ylabel("loss", fontsize=8)
+        names.append(save(figure, folder, "losses.png"))
 
     figure, axes = pyplot.subplots(1, codes.shape[1], figsize=(3.6 * codes.shape[1], 2.8), squeeze=False)
     for position, axis in enumerate(axes[0]):
@@ -49,7 +51,8 @@ def save_plots(
     axes[0, 0].set_ylabel("documents", fontsize=8)
     names.append(save(figure, folder, "codes.png"))
     if categories is not None and any(categories):
-        names.append(save(plot_categories(codes[:, 0], categories), folder, "categories.png"))
+        paths = [path or [] for path in categories]
+        names.append(save(plot_categories(codes[:, 0], paths), folder, "categories.png"))
     return names
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from metrics.semantic_id_quality import collisions
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
@@ -11,6 +12,8 @@ from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
 from .figures import code_figures
 from .progress import progress_bar
 from .rivals import random_codes, tfidf_kmeans_codes
+
+logger = logging.get_logger(__name__)
 
 METHODS = {"lmindexer": "LMIndexer", "tfidf_kmeans": "TF-IDF + k-means", "random": "random IDs"}
 
@@ -32,11 +35,12 @@ def compare_codes(codes: np.ndarray, texts: list[str], categories: list | None, 
         categories: one list of labels per document, or `None`.
         sizes: of the codebooks; all methods get the same.
     """
-    methods = {
-        "lmindexer": codes,
-        "tfidf_kmeans": tfidf_kmeans_codes(texts, sizes, seed),
-        "random": random_codes(len(codes), sizes, seed),
-    }
+    methods = {"lmindexer": codes}
+    try:
+        methods["tfidf_kmeans"] = tfidf_kmeans_codes(texts, sizes, seed)
+    except ValueError as error:  # texts that it finds no words in, or too few different ones
+        logger.warning(f"There are no codes of {METHODS['tfidf_kmeans']} to compare with: {error}")
+    methods["random"] = random_codes(len(codes), sizes, seed)
     report = {}
     for name, rows in methods.items():
         shared = collisions(rows)
@@ -54,7 +58,8 @@ def find_rate(
     model: LMIndexerForSemanticID, tokenizer, index: SemanticIndex, queries: Queries, *, top_k: int = 10,
     num_beams: int = 20, batch_size: int = 64, quiet: bool = False,
 ) -> float:  # fmt: skip
-    """Share of the queries whose document is among the first `top_k` (Recall@k with one relevant document)."""
+    """Share of the queries whose document is among the first `top_k` (Recall@k with one relevant document); `nan`
+    without queries."""
     found = 0
     starts = range(0, len(queries.texts), batch_size)
     for start in progress_bar(starts, description="queries", disable=quiet):
@@ -67,7 +72,7 @@ def find_rate(
         )  # fmt: skip
         targets = queries.targets[start : start + batch_size]
         found += sum(target in documents for target, documents in zip(targets, result.documents, strict=True))
-    return found / len(queries.texts)
+    return found / len(queries.texts) if queries.texts else float("nan")
 
 
 def query_figures(model, tokenizer, index: SemanticIndex, queries: Queries, seed: int, quiet: bool = False) -> dict:
@@ -113,11 +118,11 @@ def position_table(comparison: dict) -> str:
     """One row per position and method."""
     rows = []
     for t in range(len(comparison["lmindexer"]["positions"])):
-        for name, title in METHODS.items():
-            figures = comparison[name]["positions"][t]
+        for name, method in comparison.items():
+            figures = method["positions"][t]
             rows.append(
                 [
-                    t + 1, title, figures.get("ami"), figures.get("ami_prefix", figures.get("ami")),
+                    t + 1, METHODS[name], figures.get("ami"), figures.get("ami_prefix", figures.get("ami")),
                     figures["perplexity"], figures["difference_ratio_pairs"], figures["distinct_prefixes"],
                 ]
             )  # fmt: skip

@@ -54,8 +54,11 @@ class SemanticIDTrainer(Trainer):
     """Trains an [`LMIndexerForSemanticID`] to write the IDs of `train_dataset`, without labels.
 
     One `train()` call walks all stages: the reconstructor's warm-up, then for every learned position a continuous
-    stage, k-means, a discrete stage and the assignment of its codes. Called again after a stop, it goes on inside the
-    stage that was interrupted.
+    stage, k-means, a discrete stage and the assignment of its codes. After a stop, a new trainer with the same
+    settings goes on inside the stage that was interrupted.
+
+    Gradient accumulation gives the gradients of one large batch, except that contrastive negatives come from the
+    micro-batch alone: the term is the mean over micro-batches with their own negatives.
 
     Args:
         model: with its reconstructor.
@@ -121,9 +124,10 @@ class SemanticIDTrainer(Trainer):
         Returns:
             the figures of every stage, by its name.
         """
-        with self.args.main_process_first(desc="claiming the output folder"):
-            if self.args.process_index == 0:
-                self.state_of_run.claim(self.settings(), start_over=self.args.start_over, go_on=self.args.go_on)
+        with self.args.main_process_first(local=False, desc="claiming the output folder"):
+            # All processes look, so that all are refused; the main one has deleted what was there, if asked to.
+            start_over = self.args.start_over and self.args.process_index == 0
+            self.state_of_run.claim(self.settings(), start_over=start_over, go_on=self.args.go_on)
         if self.args.freeze_encoder and any(self.state_of_run.result(stage.name) is None for stage in self.stages):
             self.cache_encoder_states()
         for stage in self.stages:

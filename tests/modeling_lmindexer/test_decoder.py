@@ -1,9 +1,10 @@
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import tiny_backbone_config, tiny_inputs, tiny_model
 from torch.nn.functional import normalize
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 from modeling_lmindexer.backbones import pool
 from modeling_lmindexer.decoder import unexplained
 
@@ -125,3 +126,14 @@ def test_pooling_by_hand(side):
 
 def test_pooling_nothing_is_finite():
     assert pool(torch.randn(1, 3, 16), torch.zeros(1, 3), "mean").tolist() == [[0.0] * 16]
+
+
+@pytest.mark.parametrize(("kind", "start_id"), [("t5", 0), ("t5gemma", 2), ("bart", 2)])
+def test_an_encoder_decoder_starts_as_it_was_trained_to(kind, start_id):
+    """The first decoder input is the backbone's own start token, scaled where the backbone scales it."""
+    config = tiny_backbone_config(kind)
+    config.scale_embedding = True
+    model = LMIndexerForSemanticID(LMIndexerConfig(backbone_config=config, codebook_sizes=[4])).eval()
+    expected = model.backbone(tiny_inputs()["input_ids"], decoder_input_ids=torch.full((3, 1), start_id))
+    found = model(tiny_inputs()["input_ids"]).decoder_last_hidden_state
+    torch.testing.assert_close(found, expected.last_hidden_state)

@@ -128,6 +128,13 @@ def test_sampling_may_repeat_documents():
     assert found.shape == (27, 4)
 
 
+def test_sampling_draws_from_all_codes():
+    """Not from the likeliest 50, which transformers takes by default."""
+    model = tiny_model("t5", codebook_sizes=[90], num_disambiguation_codes=1)
+    found = model.generate(**tiny_inputs(), do_sample=True, temperature=1e6, num_return_sequences=200)
+    assert len(found[:, 1].unique()) > 80
+
+
 def test_a_tree_of_other_codebooks_is_refused():
     model = tiny_model("t5")
     for ids in ([[1, 5, 10, 12]], [[1, 5, 13]], [[1, 5, 9]], [[1, 10]], [[5]]):
@@ -293,7 +300,8 @@ def test_a_plain_t5_loads_into_the_indexer(tmp_path):
     model, report = LMIndexerForSemanticID.from_pretrained(tmp_path, config=config, output_loading_info=True)
     assert not report["mismatched_keys"] and not report["unexpected_keys"]
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.backbone.state_dict().items())
-    assert not any(book.initialized for book in model.codebooks.learned)
+    for book in model.codebooks.learned:  # as long as a state, until a clustering says how long
+        assert not book.initialized and book.norm == 4
     assert all(p.isfinite().all() and p.abs().max() < 10 for n, p in model.named_parameters() if "backbone" not in n)
     # The settings are those of IDs, not of the text that the checkpoint wrote: its end token is a code here.
     expected = LMIndexerForSemanticID(config).generation_config.to_dict()

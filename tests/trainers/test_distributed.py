@@ -1,6 +1,8 @@
 """Several processes: the same losses, gradients and codes as one, every document once an epoch, and resuming."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,8 +24,14 @@ def launch(folder, processes, *tasks):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     command += ["--master_port", str(port), str(WORKER), str(folder), *tasks]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-5000:]
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            code = process.wait(timeout=240)
+        finally:  # the workers too, where they wait for each other
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert code == 0, (folder / "log").read_text()[-5000:]
     found = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(processes)]
     assert {part["world_size"] for part in found} == {processes}
     return found
@@ -101,11 +109,8 @@ def test_a_run_on_two_processes_goes_on_where_it_stopped(two):
     for part in two:
         whole, stopped = part["whole_run"]
         begin = ("2-continuous", 6)  # the checkpoint; epochs have 4 steps
-        assert min(key for key in stopped["seen"]) == begin
         assert stopped["seen"] == {key: whole["seen"][key] for key in stopped["seen"]}
-        assert {key for key in whole["seen"] if key >= begin} == stopped["seen"].keys() | {
-            key for key in whole["seen"] if key[0] > begin[0] and key in stopped["seen"]
-        }
+        assert stopped["seen"].keys() == {key for key in whole["seen"] if key >= begin}
         assert whole["seen"]["2-continuous", 2] != whole["seen"]["2-continuous", 6]
         assert torch.equal(whole["codes"], stopped["codes"])
         assert all(torch.equal(whole["weights"][name], stopped["weights"][name]) for name in whole["weights"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_training import tiny_corpus, tiny_indexer, tiny_tokenizer
 
+from trainers import UnusableCorpusError
 from trainers.documents import EVALUATION_EPOCH, IndexingCollator, IndexingDataset, crop, pad
 from trainers.encoder_cache import EncoderStates
 from trainers.prefix_sampler import SampleKey
@@ -178,6 +179,13 @@ def test_long_texts_are_cut_and_the_digest_tells_corpora_apart():
         dataset_of([*texts[1:], *texts[:1]], max_length=8).digest(),
     }
     assert len(digests) == 4 and dataset.digest() in digests
+
+
+def test_a_document_without_tokens_is_an_error():
+    tokenizer = tiny_tokenizer()
+    tokenizer._tokenizer.post_processor = None  # no token at the end of every text
+    with pytest.raises(UnusableCorpusError, match=r"nothing in 1 documents: \['b'\]"):
+        IndexingDataset(["a", "b"], ["common0", "   "], tokenizer, 32, 0)
 
 
 def test_prefix_groups():

@@ -127,9 +127,7 @@ def contrastive_by_loops(anchors, views, candidates, is_negative, temperature, n
     for anchor, view, peers in zip(anchors.tolist(), views.tolist(), is_negative.tolist(), strict=True):
         numerator = math.exp(product(anchor, view))
         others = [
-            math.exp(product(anchor, other))
-            for other, peer in zip(candidates.tolist(), peers, strict=True)
-            if peer
+            math.exp(product(anchor, other)) for other, peer in zip(candidates.tolist(), peers, strict=True) if peer
         ]
         losses.append(-math.log(numerator / (numerator + sum(others))))
     return losses

@@ -21,9 +21,13 @@ RUNS = {
     "one position": (
         {"kind": "bert", "codebook_sizes": [5]},
         {
-            "contrastive_views": "crops", "gradient_accumulation_steps": 2, "contrastive_normalize": True,
-            "contrastive_weights": [0.3], "reconstruction_weight": 0.7, "discrete_rate_factor": 0.5,
-        },  # fmt: skip
+            "contrastive_views": "crops",
+            "gradient_accumulation_steps": 2,
+            "contrastive_normalize": True,
+            "contrastive_weights": [0.3],
+            "reconstruction_weight": 0.7,
+            "discrete_rate_factor": 0.5,
+        },
     ),
 }
 
@@ -44,6 +48,7 @@ class RecordingTrainer(SemanticIDTrainer):
         self.before[stage.name] = self.weights()
 
     def finish_stage(self, stage):
+        assert self.documents.hint_ratio == stage.hint_ratio
         self.after[stage.name] = self.weights()
         self.logs[stage.name] = copy.deepcopy(self.state.log_history)
         prefix = self.documents.codes.copy()
@@ -287,9 +292,11 @@ def test_accumulated_gradients_are_those_of_one_batch(tmp_path, kind, reduction)
     assert_equal_gradients(parts, whole)
 
 
-def test_contrastive_negatives_come_from_the_micro_batch_alone(tmp_path):
+@pytest.mark.parametrize(("temperature", "normalize"), [(1.0, False), (0.5, True)])
+def test_contrastive_negatives_come_from_the_micro_batch_alone(tmp_path, temperature, normalize):
     """Accumulated, the term is the mean over micro-batches with their own negatives: fewer than in one batch."""
     settings = {"reconstruction_weight": 0.0, "commitment_weight": 0.0, "contrastive_views": "identical"}
+    settings |= {"contrastive_temperature": temperature, "contrastive_normalize": normalize}
     trainer = at_second_position(tmp_path, **settings)
     whole, losses = accumulated_gradients(trainer, 1)
     parts, losses_of_parts = accumulated_gradients(trainer, 2)
@@ -302,7 +309,9 @@ def test_contrastive_negatives_come_from_the_micro_batch_alone(tmp_path):
         batch = collator([trainer.documents[row] for row in TWO_GROUPS[start::2]])
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids")}
         states = trainer.model(**inputs).decoder_last_hidden_state[:, -1]
-        products = (states @ states.T).exp()
+        if normalize:
+            states = states / states.norm(dim=-1, keepdim=True)
+        products = (states @ states.T / temperature).exp()
         peers = batch["groups"][:, None] == batch["groups"]  # a document among its peers, as in the denominator
         means.append(-(products.diagonal() / (products * peers).sum(dim=1)).log().mean())
     expected = (means[0] + means[1]) / 2
@@ -313,6 +322,37 @@ def test_contrastive_negatives_come_from_the_micro_batch_alone(tmp_path):
     for name, gradient in parts.items():
         expected = gradients.get(name, torch.zeros_like(gradient))
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("views", ["identical", "dropout", "crops"])
+def test_views(tmp_path, views):
+    """A state twice; the states of two passes; or those of two parts of the text, each encoded alone."""
+    trainer = at_second_position(tmp_path, model=tiny_indexer(dropout=0.3).double(), contrastive_views=views)
+    batch = trainer.collator()([trainer.documents[row] for row in TWO_GROUPS])
+    found = []
+    trainer.contrast = lambda views, documents, *_: found.append(views) or torch.zeros(len(documents))
+    for mode in (False, True):
+        trainer.compute_loss(trainer.model.train(mode), dict(batch))
+    (calm, calm_other), (noisy, noisy_other) = found
+    assert torch.equal(noisy, noisy_other) == (views == "identical")
+    if views != "crops":
+        assert torch.equal(calm, calm_other)
+        return
+    for row, document in enumerate(TWO_GROUPS):
+        for part, state in zip(trainer.documents[document]["crops"], (calm[row], calm_other[row]), strict=True):
+            input_ids = torch.from_numpy(part.astype(np.int64))[None]
+            alone = trainer.model.eval()(input_ids, decoder_input_ids=batch["decoder_input_ids"][row : row + 1])
+            torch.testing.assert_close(alone.decoder_last_hidden_state[0, -1], state, rtol=1e-4, atol=1e-6)
+
+
+def test_a_continuous_stage_does_not_look_at_its_codebook(tmp_path):
+    """It gets one afterwards; a discrete stage is made of it."""
+    for kind in ("continuous", "discrete"):
+        trainer = at_second_position(tmp_path / kind, kind)
+        torch.nn.init.constant_(trainer.model.codebooks.learned[1].weight, float("nan"))
+        losses = accumulated_gradients(trainer, 1)[1]
+        assert math.isfinite(losses["reconstruction"]) == (kind == "continuous")
+        assert math.isfinite(losses["commitment"])
 
 
 def test_fillers_count_nothing(tmp_path):

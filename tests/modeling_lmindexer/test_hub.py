@@ -1,0 +1,162 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_stand_in import Hub
+from tiny_models import tiny_inputs, tiny_model, tiny_tokenizer
+
+import modeling_lmindexer
+from modeling_lmindexer import SemanticIndex
+from modeling_lmindexer.folder import MANIFEST_NAME, update_manifest, write_json
+from modeling_lmindexer.hub import upload_folder
+
+ROOT = Path(modeling_lmindexer.__file__).parents[1]
+# What training leaves in a folder and nobody should download.
+PRIVATE = [
+    "training_args.bin",
+    "stages/1-code-1/model.safetensors",
+    "stages/1-code-1/training_args.bin",
+    "cache/states-0.npy",
+    "runs/events.out.tfevents.1",
+    ".writing-x/config.json",
+    ".hidden",
+    "figures/training_args.bin",
+]
+
+# In a process of its own, because huggingface_hub reads its settings when it is imported.
+UP_AND_DOWN = """
+import json, sys
+sys.path.insert(0, sys.argv[2])
+import torch
+from transformers import AutoModel, AutoModelForSeq2SeqLM
+from modeling_lmindexer import PrefixTreeLogitsProcessor, SemanticIndex
+from modeling_lmindexer.hub import upload_folder
+
+folder, inputs = sys.argv[1], {name: torch.tensor(value) for name, value in json.load(sys.stdin).items()}
+results = {}
+index = SemanticIndex.from_pretrained(folder)
+model = AutoModel.from_pretrained(folder)
+results["index"] = index.push_to_hub("org/index", private=True)
+results["model"] = model.push_to_hub("org/model").commit_url
+results["whole"] = upload_folder(folder, "org/whole", commit_message="All of it")
+index.remove(["d0"])
+results["again"] = index.push_to_hub("org/index", commit_message="Less")
+
+loaded = AutoModelForSeq2SeqLM.from_pretrained("org/whole")
+trie = PrefixTreeLogitsProcessor.from_pretrained("org/whole")
+results["ids"] = loaded.generate(**inputs, num_beams=4, num_return_sequences=4, logits_processor=trie).tolist()
+results["small"] = SemanticIndex.from_pretrained("org/index").document_ids
+whole = SemanticIndex.from_pretrained("org/whole")
+results["ids of documents"] = [whole.document_ids, whole.encode(["w7 w8", "w30"]).tolist()]
+results["without a manifest"] = AutoModel.from_pretrained("org/model").config.position_sizes
+try:
+    SemanticIndex.from_pretrained("org/model")
+except FileNotFoundError as error:
+    results["missing"] = str(error)
+
+# Parts of the whole repository are replaced, and its manifest stays true.
+upload_folder(folder, "org/parts")
+parts = SemanticIndex.from_pretrained("org/parts")
+parts.remove(["d0"])
+parts.push_to_hub("org/parts")
+results["documents"] = SemanticIndex.from_pretrained("org/parts").document_ids
+model.resize_disambiguation(9)
+model.push_to_hub("org/parts")
+results["sizes"] = AutoModel.from_pretrained("org/parts").config.position_sizes
+print(json.dumps(results))
+"""
+
+
+def write_folder(folder):
+    """As run_indexing.py leaves it: the model folder, listed in its manifest, and the traces of training."""
+    model = tiny_model("mpnet", zeros=True)
+    codes = [[0, 0], [0, 1], [1, 2], [1, 2], [2, 0], [3, 4], [3, 3]]
+    index = SemanticIndex.from_codes([f"d{i}" for i in range(7)], codes, model.config.position_sizes)
+    for part in (model, tiny_tokenizer(), index):
+        part.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlibrary_name: transformers\n---\n# A model\n")
+    write_json(folder / "metrics.json", {"ami": 0.5})
+    (folder / "figures").mkdir()
+    (folder / "figures" / "loss.png").write_bytes(b"\x89PNG\0\xff")
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    update_manifest(folder, files)
+    for name in PRIVATE:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("private")
+    return model, index, {*files, MANIFEST_NAME}
+
+
+def test_nothing_to_upload_is_an_error(tmp_path):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "model.safetensors").write_text("private")
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(FileNotFoundError, match="holds nothing to upload"):
+            upload_folder(folder, "org/nothing")
+
+
+@pytest.mark.slow
+def test_up_to_the_hub_and_down_again(tmp_path):
+    folder = tmp_path / "folder"
+    model, index, public = write_folder(folder)
+    with Hub() as hub:
+        environment = os.environ | {
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": "hf_token",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "DISABLE_SAFETENSORS_CONVERSION": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        run = subprocess.run(
+            [sys.executable, "-c", UP_AND_DOWN, str(folder), str(ROOT)],
+            input=json.dumps({name: value.tolist() for name, value in tiny_inputs().items()}),
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+        )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert hub.unknown == []
+    results = json.loads(run.stdout.splitlines()[-1])
+
+    assert hub.files.keys() == {"org/index", "org/model", "org/whole", "org/parts"}
+    assert hub.private == {"org/index"}
+    # The whole folder: what the manifest lists and nothing of the training, byte by byte.
+    whole = hub.files["org/whole"]
+    assert whole.keys() == public
+    assert all(content == (folder / name).read_bytes() for name, content in whole.items())
+    # Parts that were replaced: the manifest is that of what is there now.
+    assert results["documents"] == [f"d{i}" for i in range(1, 7)] and results["sizes"] == [4, 5, 9]
+    parts = hub.files["org/parts"]
+    assert parts.keys() == public
+    assert {name for name in public if parts[name] != whole[name]} >= {"semantic_ids.parquet", "model.safetensors"}
+    for files in (whole, parts):
+        listed = json.loads(files[MANIFEST_NAME])["files"]
+        assert listed.keys() == public - {MANIFEST_NAME}
+        assert all(hashlib.sha256(files[name]).hexdigest() == entry["sha256"] for name, entry in listed.items())
+    # The index alone, at last without the document that was removed.
+    assert hub.files["org/index"].keys() == {"semantic_ids.parquet", "prefix_tree.safetensors"}
+    assert results["small"] == [f"d{i}" for i in range(1, 7)]
+    # The model alone: weights and the code that they need.
+    sent = hub.files["org/model"]
+    code = {path.name for path in folder.glob("*.py")}
+    assert sent.keys() - {"README.md"} == {"config.json", "generation_config.json", "model.safetensors"} | code
+    assert sent["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+
+    messages = {repo: [message for name, message in hub.commits if name == repo] for repo in hub.files}
+    assert messages["org/index"] == ["Upload an LMIndexer", "Less"] and messages["org/whole"] == ["All of it"]
+    for name, repo in (("index", "org/index"), ("model", "org/model"), ("whole", "org/whole"), ("again", "org/index")):
+        assert results[name].startswith(f"{hub.url}/{repo}/commit/")
+
+    ids = model.generate(**tiny_inputs(), num_beams=4, num_return_sequences=4, logits_processor=index.logits_processor)
+    assert results["ids"] == ids.tolist()
+    codes = index.attach(model, tiny_tokenizer()).encode(["w7 w8", "w30"])
+    assert results["ids of documents"] == [index.document_ids, codes.tolist()]
+    assert results["without a manifest"] == model.config.position_sizes
+    assert "org/model" in results["missing"] and "semantic_ids.parquet" in results["missing"]
