@@ -38,7 +38,7 @@ CORPORA = {
 # A frozen encoder starts from good states: smaller steps, fewer epochs.
 FROZEN = [
     *("--freeze_encoder", "--learning_rate", "1e-4", "--per_device_train_batch_size", "64"),
-    *("--continuous_epochs", "1", "--num_train_epochs", "0.5"),
+    *("--continuous_epochs", "0.5", "1", "--num_train_epochs", "0.5"),
 ]
 
 
@@ -96,7 +96,8 @@ def main() -> None:
             continue
         file = str(Path(data) / path) if path else None
         for encoder in [None, *([options.encoder] if options.encoder and path else [])]:
-            folder = options.output_dir / f"{name.split()[0].lower()}-{'frozen' if encoder else 'scratch'}"
+            start = name.split()[0].lower().removesuffix("'s")
+            folder = options.output_dir / f"{start}-{'frozen' if encoder else 'scratch'}"
             own = ["--model_name_or_path", encoder, *FROZEN] if encoder else []
             run(folder, file, [*arguments, *own])
             length = int(arguments[-1]) if arguments else 64
