@@ -63,3 +63,10 @@ def prediction_figures(predicted: np.ndarray, codes: np.ndarray) -> dict[str, fl
             ("predicted_perplexity", code_perplexity(predicted[:, j])),
         )
     }
+
+
+def loss_curve(log_history: list[dict]) -> list[list[float]]:
+    """Training loss of a stage as `[share of the stage, loss]` points."""
+    entries = [entry for entry in log_history if "loss" in entry]
+    steps = max((entry["step"] for entry in entries), default=1)
+    return [[entry["step"] / steps, entry["loss"]] for entry in entries]

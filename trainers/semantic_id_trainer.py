@@ -10,44 +10,32 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import broadcast
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_file, load_model, save_file, save_model
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
-from modeling_lmindexer.codebooks import Codebook
 from modeling_lmindexer.folder import atomic_path
 
+from .assignment import check_agreement, most_likely_codes
 from .clustering import kmeans
 from .corpus_check import check_corpus
 from .corpus_pass import CorpusPass
 from .documents import EVALUATION_EPOCH, IndexingCollator, IndexingDataset
 from .encoder_cache import EncoderStates
-from .figures import code_figures, prediction_figures, reconstruction_f1
+from .figures import code_figures, loss_curve, prediction_figures, reconstruction_f1
 from .gather import gather_with_grad
 from .losses import commitment_loss, contrastive_loss, reconstruction_loss
 from .prefix_sampler import PrefixBatchSampler
 from .progress import HintEpoch, StageProgress
+from .run_settings import run_settings
 from .run_state import RunState
-from .stages import Stage, plan_stages
+from .stages import Stage, plan_stages, set_trainable
 from .training_args import SemanticIDTrainingArguments
 
 logger = logging.get_logger(__name__)
-
-# What a run's result depends on: with one of these changed, its state is another run's.
-RESULT_SETTINGS = (
-    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "commitment_weight", "continuous_epochs",
-    "contrastive_normalize", "contrastive_temperature", "contrastive_views", "contrastive_weights",
-    "discrete_rate_factor", "fp16",
-    "freeze_encoder", "gradient_accumulation_steps", "hint_ratios", "idf_weights", "learning_rate",
-    "lr_scheduler_type", "max_document_frequency", "max_grad_norm", "max_steps", "min_document_frequency",
-    "num_train_epochs", "optim", "rate_factors", "reconstruction_weight", "reconstructor_epochs", "reduction", "seed",
-    "train_earlier_codebooks", "warmup_steps", "weight_decay",
-)  # fmt: skip
-# Entries of a configuration that a result does not depend on.
-NO_SETTINGS = ("backbone_config", "transformers_version", "architectures", "auto_map", "dtype", "_name_or_path")
 
 
 class SemanticIDTrainer(Trainer):
@@ -109,8 +97,7 @@ class SemanticIDTrainer(Trainer):
         self.state_of_run = RunState(self.run_dir)
         self.stages = plan_stages(model.config.num_learned_positions, args)
         self.stage = self.stages[0]
-        values = {name: getattr(args, name) for name in RESULT_SETTINGS}
-        self.result_settings = {name: getattr(value, "value", value) for name, value in values.items()}
+        self.settings = args
         self.figures: dict[str, dict] = {}
         self.loss_sums: dict[str, list] = defaultdict(list)
         self.index: SemanticIndex | None = None
@@ -124,10 +111,11 @@ class SemanticIDTrainer(Trainer):
         Returns:
             the figures of every stage, by its name.
         """
+        settings = run_settings(self.settings, self.model, self.documents, self.args.world_size)
         with self.args.main_process_first(local=False, desc="claiming the output folder"):
             # All processes look, so that all are refused; the main one has deleted what was there, if asked to.
             start_over = self.args.start_over and self.args.process_index == 0
-            self.state_of_run.claim(self.settings(), start_over=start_over, go_on=self.args.go_on)
+            self.state_of_run.claim(settings, start_over=start_over, go_on=self.args.go_on)
         if self.args.freeze_encoder and any(self.state_of_run.result(stage.name) is None for stage in self.stages):
             self.cache_encoder_states()
         for stage in self.stages:
@@ -135,24 +123,6 @@ class SemanticIDTrainer(Trainer):
         self.args.output_dir = str(self.run_dir)
         self.index = self.build_index()
         return self.figures
-
-    def settings(self) -> dict:
-        """What the result of the run depends on, as JSON."""
-        weights = hashlib.sha256()
-        for tensor in self.model.state_dict().values():
-            weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        config = self.model.config
-        backbone = {f"backbone_{name}": value for name, value in config.backbone_config.to_diff_dict().items()}
-        shape = {n: v for n, v in (config.to_diff_dict() | backbone).items() if not n.endswith(NO_SETTINGS)}
-        return (
-            self.result_settings
-            | shape
-            | {
-                "documents": self.documents.digest(),
-                "initial_weights": weights.hexdigest(),
-                "global_batch_size": self.args.per_device_train_batch_size * self.args.world_size,
-            }
-        )
 
     def run_stage(self, stage: Stage) -> dict:
         """One stage, from where it stands: its training, then the clustering or the assignment that ends it."""
@@ -236,9 +206,7 @@ class SemanticIDTrainer(Trainer):
         if self.args.process_index == 0:
             folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(folder / "model.safetensors") as temporary:
-                # Tied tensors are one tensor in the file.
-                state = {n: t.contiguous() for n, t in unique_tensors(self.model.state_dict()).items()}
-                save_file(state, temporary)
+                save_model(self.model, str(temporary))
             with atomic_path(folder / "codes.safetensors") as temporary:
                 save_file({"codes": torch.from_numpy(np.ascontiguousarray(self.documents.codes))}, temporary)
             self.state_of_run.finish(self.stage.name, figures)
@@ -430,61 +398,3 @@ class SemanticIDTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.state_of_run.complete_checkpoint(self.stage.name, self.state.global_step, self.num_checkpoints)
-
-
-def set_trainable(model: LMIndexerForSemanticID, stage: Stage, args: SemanticIDTrainingArguments) -> None:
-    """Freezes and unfreezes: the reconstructor alone while it warms up; then encoder, decoder and reconstructor, with
-    codebook `t` in its discrete stage. Earlier codebooks stay as they are unless asked for, the disambiguation
-    position always."""
-    warm_up = stage.kind == "reconstructor"
-    model.requires_grad_(not warm_up)
-    model.codebooks.requires_grad_(False)
-    model.reconstructor.requires_grad_(True)
-    model.reconstructor.start.requires_grad_(warm_up)
-    if not warm_up:
-        first = 0 if args.train_earlier_codebooks else stage.position
-        for codebook in model.codebooks.learned[first : stage.position + (stage.kind == "discrete")]:
-            codebook.requires_grad_(True)
-    if args.freeze_encoder:
-        model.get_encoder().requires_grad_(False)
-        model.get_input_embeddings().requires_grad_(False)
-
-
-@torch.no_grad()
-def most_likely_codes(codebook: Codebook, hidden: np.ndarray) -> np.ndarray:
-    """The code that each state `(N, hidden)` gets: `(N,)`; part by part, for `N x K` scores may not fit."""
-    parts = torch.from_numpy(hidden).to(codebook.weight.dtype).split(2**14)
-    return torch.cat([codebook.logits(part.to(codebook.weight.device)).argmax(-1).cpu() for part in parts]).numpy()
-
-
-def check_agreement(labels: np.ndarray, codes: np.ndarray, position: int) -> float:
-    """Share of documents whose code by the model is the clustering's label: they use one similarity, so it is 1.
-
-    Raises:
-        RuntimeError: below 0.999; a few near ties may round differently.
-    """
-    agreement = float((labels == codes).mean())
-    if agreement < 0.999:
-        raise RuntimeError(
-            f"Only {agreement:.1%} of the codes at position {position + 1} agree with the clustering that they come "
-            "from: initialisation and assignment disagree."
-        )
-    return agreement
-
-
-def loss_curve(log_history: list[dict]) -> list[list[float]]:
-    """Training loss of a stage as `[share of the stage, loss]` points."""
-    entries = [entry for entry in log_history if "loss" in entry]
-    steps = max((entry["step"] for entry in entries), default=1)
-    return [[entry["step"] / steps, entry["loss"]] for entry in entries]
-
-
-def unique_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict with every storage once: tied weights under their first name only."""
-    seen, unique = set(), {}
-    for name, tensor in state.items():
-        key = (tensor.data_ptr(), tensor.shape) if tensor.numel() else name
-        if key not in seen:
-            seen.add(key)
-            unique[name] = tensor
-    return unique

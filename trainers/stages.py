@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from modeling_lmindexer import LMIndexerForSemanticID
+
 from .training_args import SemanticIDTrainingArguments
 
 
@@ -61,3 +63,21 @@ def plan_stages(num_positions: int, args: SemanticIDTrainingArguments) -> list[S
         stages.append(Stage("continuous", position, epochs, rate, *common))
         stages.append(Stage("discrete", position, args.num_train_epochs, rate * args.discrete_rate_factor, *common))
     return stages
+
+
+def set_trainable(model: LMIndexerForSemanticID, stage: Stage, args: SemanticIDTrainingArguments) -> None:
+    """Freezes and unfreezes: the reconstructor alone while it warms up; then encoder, decoder and reconstructor, with
+    codebook `t` in its discrete stage. Earlier codebooks stay as they are unless asked for, the disambiguation
+    position always."""
+    warm_up = stage.kind == "reconstructor"
+    model.requires_grad_(not warm_up)
+    model.codebooks.requires_grad_(False)
+    model.reconstructor.requires_grad_(True)
+    model.reconstructor.start.requires_grad_(warm_up)
+    if not warm_up:
+        first = 0 if args.train_earlier_codebooks else stage.position
+        for codebook in model.codebooks.learned[first : stage.position + (stage.kind == "discrete")]:
+            codebook.requires_grad_(True)
+    if args.freeze_encoder:
+        model.get_encoder().requires_grad_(False)
+        model.get_input_embeddings().requires_grad_(False)

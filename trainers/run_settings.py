@@ -1,0 +1,41 @@
+"""What the result of a run depends on: with one of these changed, the state in its folder is another run's."""
+
+import hashlib
+
+import torch
+
+from modeling_lmindexer import LMIndexerForSemanticID
+
+from .documents import IndexingDataset
+from .training_args import SemanticIDTrainingArguments
+
+RESULT_SETTINGS = (
+    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "commitment_weight", "continuous_epochs",
+    "contrastive_normalize", "contrastive_temperature", "contrastive_views", "contrastive_weights",
+    "discrete_rate_factor", "fp16",
+    "freeze_encoder", "gradient_accumulation_steps", "hint_ratios", "idf_weights", "learning_rate",
+    "lr_scheduler_type", "max_document_frequency", "max_grad_norm", "max_steps", "min_document_frequency",
+    "num_train_epochs", "optim", "rate_factors", "reconstruction_weight", "reconstructor_epochs", "reduction", "seed",
+    "train_earlier_codebooks", "warmup_steps", "weight_decay",
+)  # fmt: skip
+# Entries of a configuration that a result does not depend on.
+NO_SETTINGS = ("backbone_config", "transformers_version", "architectures", "auto_map", "dtype", "_name_or_path")
+
+
+def run_settings(
+    args: SemanticIDTrainingArguments, model: LMIndexerForSemanticID, documents: IndexingDataset, world_size: int
+) -> dict:
+    """Settings, shape and initial weights of the model, and documents, as JSON."""
+    values = {name: getattr(args, name) for name in RESULT_SETTINGS}
+    weights = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    config = model.config
+    backbone = {f"backbone_{name}": value for name, value in config.backbone_config.to_diff_dict().items()}
+    shape = {n: v for n, v in (config.to_diff_dict() | backbone).items() if not n.endswith(NO_SETTINGS)}
+    return {name: getattr(value, "value", value) for name, value in values.items()} | {
+        **shape,
+        "documents": documents.digest(),
+        "initial_weights": weights.hexdigest(),
+        "global_batch_size": args.per_device_train_batch_size * world_size,
+    }
