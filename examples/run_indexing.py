@@ -154,7 +154,7 @@ def main() -> None:
             corpus = load_corpus(corpus_arguments)
         tokenizer = load_tokenizer(model_arguments, corpus)
         train_and_report(corpus_arguments, model_arguments, training_arguments, tokenizer, corpus, say)
-    except (CorpusError, UnusableCorpusError, ExistingRunError, CorruptedFolderError, FileNotFoundError) as error:
+    except (CorpusError, UnusableCorpusError, ExistingRunError, CorruptedFolderError, OSError) as error:
         sys.exit(f"error: {error}")
     except StrictDataclassError as error:
         sys.exit(f"error: {error.__cause__ or error}")
