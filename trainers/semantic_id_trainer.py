@@ -296,7 +296,7 @@ class SemanticIDTrainer(Trainer):
             batch_sampler=sampler,
             collate_fn=self.collator(),
             num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
+            pin_memory=self.args.dataloader_pin_memory and self.accelerator.device.type != "cpu",
         )
         return self.accelerator.prepare(loader)
 
