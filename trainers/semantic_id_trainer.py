@@ -88,7 +88,6 @@ class SemanticIDTrainer(Trainer):
         # Trainer would delete the old checkpoint before the new one is known to be whole, and upload stages.
         self.num_checkpoints, own.save_total_limit, own.push_to_hub = args.save_total_limit, None, False
         super().__init__(model=model, args=own, train_dataset=self.documents, **kwargs)
-        self.can_return_loss = True
         self.progress, self.hint_epoch = StageProgress(), HintEpoch()
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
@@ -106,7 +105,8 @@ class SemanticIDTrainer(Trainer):
     # -- the run ------------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint=None, **kwargs) -> dict[str, dict]:
-        """Walks the stages that are not done yet, then builds the index.
+        """Walks the stages that are not done yet, then builds the index; Trainer's arguments have no effect here, for
+        a run finds its own checkpoints.
 
         Returns:
             the figures of every stage, by its name.

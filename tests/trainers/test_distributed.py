@@ -32,7 +32,7 @@ def launch(folder, processes, *tasks):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     assert code == 0, (folder / "log").read_text()[-5000:]
-    found = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(processes)]
+    found = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
     assert {part["world_size"] for part in found} == {processes}
     return found
 
