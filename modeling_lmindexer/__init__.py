@@ -6,6 +6,7 @@ Importing this package registers the model, so that `AutoModel.from_pretrained` 
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from .configuration_lmindexer import LMIndexerConfig
+from .custom_generate import constrained_beam_search
 from .folder import CorruptedFolderError
 from .logits_process import PrefixTreeLogitsProcessor
 from .modeling_lmindexer import LMIndexerForSemanticID
@@ -26,4 +27,5 @@ __all__ = [
     "PrefixTreeLogitsProcessor",
     "SearchOutput",
     "SemanticIndex",
+    "constrained_beam_search",
 ]

@@ -1,6 +1,7 @@
 """The two kinds of backbone behind one interface: text to encoder states, encoder states and codes to `h^t`."""
 
 import inspect
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
@@ -8,6 +9,8 @@ from transformers import PreTrainedModel
 
 from .configuration_lmindexer import LMIndexerConfig
 from .decoder import CrossAttendingDecoder, unexplained
+from .shared_attention import can_share
+from .t5_decoder import quick_decoder
 
 # Encoders whose output does not depend on where the padding is: relative or rotary positions, or positions that they
 # count from the padding themselves.
@@ -63,26 +66,48 @@ class EncoderDecoder:
         return None
 
     @staticmethod
-    def decode(model, codes, encoder_states, encoder_mask, cache, use_cache):
-        """`codes` (batch, positions - 1, hidden) to `h` of the positions that are not in the cache, and the cache."""
-        backbone = model.config.backbone_config
-        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
-        start_id = next((i for n in names if (i := getattr(backbone, n, None)) is not None), 0)
-        # By the decoder's own embedding: T5Gemma's is not that of its encoder, BART's may be scaled.
-        embed = model.backbone.get_decoder().get_input_embeddings()
-        start = embed(torch.full((len(codes), 1), start_id, device=codes.device))
-        inputs = torch.cat([start, codes.to(start.dtype)], dim=1)
-        if model.config.pooled_input:
-            inputs = inputs + unexplained(pool(encoder_states, encoder_mask, model.config.pooling), codes)
-        done = 0 if cache is None else cache.get_seq_length()
-        output = model.backbone.get_decoder()(
-            inputs_embeds=inputs[:, done:],
+    def pooled(config: LMIndexerConfig, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+        """The embedding `(batch, hidden)` of each text, None where the decoder's input has no part of it."""
+        return pool(states, mask, config.pooling) if config.pooled_input else None
+
+    @staticmethod
+    def searcher(model) -> tuple[Callable, bool]:
+        """What [`~EncoderDecoder.decode`] takes as `decoder` to search, and whether beams can share encoder states."""
+        decoder = model.backbone.get_decoder()
+        shares = can_share(decoder)
+        return quick_decoder(decoder), shares
+
+    @staticmethod
+    def decode(model, codes, encoder_states, encoder_mask, cache, use_cache, pooled=None, decoder=None):
+        """`codes` (batch, positions - 1, hidden) to `h` of the positions that are not in the cache, and the cache.
+
+        With `pooled` (batch, hidden) in the input it needs the codes of the whole prefix; without, `codes` begin with
+        the first one that is not in the cache. `decoder` is the backbone's, or what takes its place.
+        """
+        done = 0 if cache is None else int(cache.get_seq_length())
+        inputs = codes
+        if pooled is not None or not done:
+            inputs = torch.cat([EncoderDecoder.start(model, codes), codes], dim=1)
+        if pooled is not None:
+            inputs = (inputs + unexplained(pooled, codes))[:, done:]
+        output = (decoder or model.backbone.get_decoder())(
+            inputs_embeds=inputs,
             encoder_hidden_states=encoder_states,
             encoder_attention_mask=encoder_mask,
             past_key_values=cache,
             use_cache=use_cache,
         )
         return output.last_hidden_state, output.past_key_values
+
+    @staticmethod
+    def start(model, codes: torch.Tensor) -> torch.Tensor:
+        """The embedding that every ID starts with, `(batch, 1, hidden)`, in the type of `codes` `(batch, ...)`."""
+        backbone = model.config.backbone_config
+        names = ("decoder_start_token_id", "bos_token_id", "pad_token_id")
+        start_id = next((i for n in names if (i := getattr(backbone, n, None)) is not None), 0)
+        # By the decoder's own embedding: T5Gemma's is not that of its encoder, BART's may be scaled.
+        embed = model.backbone.get_decoder().get_input_embeddings()
+        return embed(torch.full((len(codes), 1), start_id, device=codes.device)).to(codes.dtype)
 
 
 class EncoderOnly:
@@ -94,10 +119,20 @@ class EncoderOnly:
         return CrossAttendingDecoder(config)
 
     @staticmethod
-    def decode(model, codes, encoder_states, encoder_mask, cache, use_cache):
-        """`codes` (batch, positions - 1, hidden) to `h` of the positions that are not in the cache, and the cache."""
-        pooled = pool(encoder_states, encoder_mask, model.config.pooling)
-        return model.decoder(pooled, codes, encoder_states, encoder_mask, cache, use_cache)
+    def pooled(config: LMIndexerConfig, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The embedding `(batch, hidden)` of each text: what the first code is read off."""
+        return pool(states, mask, config.pooling)
+
+    @staticmethod
+    def searcher(model) -> tuple[Callable, bool]:
+        """As for the other kind; in our decoder beams can share encoder states."""
+        return model.decoder, True
+
+    @staticmethod
+    def decode(model, codes, encoder_states, encoder_mask, cache, use_cache, pooled, decoder=None):
+        """`codes` (batch, positions - 1, hidden), the whole prefix, to `h` of the positions that are not in the cache,
+        and the cache."""
+        return (decoder or model.decoder)(pooled, codes, encoder_states, encoder_mask, cache, use_cache)
 
 
 def backbone_kind(config: LMIndexerConfig) -> type[EncoderDecoder] | type[EncoderOnly]:

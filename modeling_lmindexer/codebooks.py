@@ -46,14 +46,22 @@ class Codebook(nn.Module):
 
     def embeddings(self) -> torch.Tensor:
         """The codes as vectors, `(codes, hidden)`."""
-        if self.similarity == "cosine":
-            return F.normalize(self.weight, dim=-1) * self.norm
-        return self.weight
+        return self.scaled(self.weight)
+
+    def lookup(self, codes: torch.Tensor) -> torch.Tensor:
+        """Vectors `(..., hidden)` of some codes `(...)`; the rest of the codebook is not touched."""
+        return self.scaled(F.embedding(codes, self.weight))
+
+    def scaled(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight at the length that they have as codes."""
+        return F.normalize(vectors, dim=-1) * self.norm if self.similarity == "cosine" else vectors
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Similarity of states `(..., hidden)` with every code, over the temperature: `(..., codes)`."""
         if self.similarity == "cosine":
-            scores = F.normalize(hidden, dim=-1) @ F.normalize(self.weight, dim=-1).T
+            # Divided by their lengths afterwards: a large codebook is not written a second time.
+            lengths = self.weight.norm(dim=-1).clamp(min=1e-12)
+            scores = F.normalize(hidden, dim=-1) @ self.weight.T / lengths
         elif self.similarity == "dot":
             scores = hidden @ self.weight.T
         else:
@@ -104,19 +112,36 @@ class Codebooks(nn.Module):
         head = self.learned[position] if position < len(self.learned) else self.disambiguation
         return head.logits(hidden)
 
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Code vectors of flat ids of the first positions: `(batch, positions)` to `(batch, positions, hidden)`.
+    def embed(self, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Code vectors of flat ids of consecutive positions: `(batch, positions)` to `(batch, positions, hidden)`.
+
+        Args:
+            first: position of the first column, counted from 0.
 
         Raises:
             ValueError: an id that does not belong to its position.
         """
-        codes = ids - torch.tensor(self.offsets[: ids.shape[1]], device=ids.device)
-        sizes = torch.tensor([len(book.weight) for book in self.learned[: ids.shape[1]]], device=ids.device)
         # Generation on an accelerator must not wait for this check; there, a wrong id fails in the lookup.
-        if ids.device.type == "cpu" and ((codes < 0) | (codes >= sizes)).any():
-            raise ValueError(
-                f"Decoder inputs {ids.tolist()[:3]}... hold ids of other positions: position t takes ids from "
-                f"{self.offsets} on, with {sizes.tolist()} codes each, after the start id 0."
-            )
-        vectors = [F.embedding(codes[:, t], self.learned[t].embeddings()) for t in range(ids.shape[1])]
+        if ids.device.type == "cpu":
+            self.check_ids(ids, first)
+        return self.lookup(ids, first)
+
+    def lookup(self, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """As [`~Codebooks.embed`], of ids that are known to belong to their positions."""
+        if ids.shape[1] == 0:
+            weight = self.disambiguation.weight
+            return weight.new_zeros(len(ids), 0, weight.shape[1])
+        positions = range(first, first + ids.shape[1])
+        vectors = [self.learned[t].lookup(ids[:, t - first] - self.offsets[t]) for t in positions]
         return torch.stack(vectors, dim=1)
+
+    def check_ids(self, ids: torch.Tensor, first: int = 0) -> None:
+        """Raises ValueError when flat ids `(batch, positions)` from position `first` on are of other positions."""
+        for column, t in enumerate(range(first, first + ids.shape[1])):
+            least, most = ids[:, column].aminmax()
+            if least < self.offsets[t] or most >= self.offsets[t] + len(self.learned[t].weight):
+                sizes = [len(book.weight) for book in self.learned[first : first + ids.shape[1]]]
+                raise ValueError(
+                    f"Decoder inputs {ids.tolist()[:3]}... hold ids of other positions: position t takes ids from "
+                    f"{self.offsets} on, with {sizes} codes each, after the start id 0."
+                )

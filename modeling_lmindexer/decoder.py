@@ -7,6 +7,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_lmindexer import LMIndexerConfig
+from .shared_attention import fold_beams
 
 
 class ZeroLinear(nn.Linear):
@@ -58,16 +59,24 @@ class CrossAttention(nn.Module):
         return cache.cross_attention_cache.update(key, value, self.layer_index)
 
     def forward(self, hidden, source, mask, cache=None):
-        """`hidden` (batch, positions, width); `mask` broadcasts to (batch, heads, positions, source length)."""
+        """`hidden` (batch, positions, width); `mask` broadcasts to (batch, heads, positions, source length).
+
+        Beams of a text may share its `source`, see [`fold_beams`].
+        """
         key, value = self.keys_and_values(source, cache)
+        query = self.split(self.query(hidden))
+        shared = len(key) < len(query)
+        if mask is not None and mask.shape[-1] < key.shape[2]:
+            # A static cache is as long as it will ever be.
+            mask = F.pad(mask, (0, key.shape[2] - mask.shape[-1]), value=False)
         attended = F.scaled_dot_product_attention(
-            self.split(self.query(hidden)),
+            fold_beams(query, len(key)) if shared else query,
             key,
             value,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.output(attended.transpose(1, 2).flatten(2))
+        ).transpose(1, 2)
+        return self.output(attended.reshape(hidden.shape))
 
 
 class CrossAttendingLayer(GradientCheckpointingLayer):
@@ -114,8 +123,9 @@ class CrossAttendingDecoder(nn.Module):
         Args:
             pooled: `(batch, hidden)`, of norm `sqrt(hidden)`.
             codes: `(batch, positions - 1, hidden)`, the whole prefix, cached or not.
-            encoder_states: `(batch, tokens, hidden)`.
-            encoder_mask: `(batch, tokens)`.
+            encoder_states: `(batch, tokens, hidden)`, or `(texts, tokens, hidden)` with `batch / texts` beams in a row
+                for each text and one new position.
+            encoder_mask: `(batch, tokens)`, or that of attention, `(batch, 1, 1, tokens)`.
             cache: what earlier calls computed for the first positions.
 
         Returns:
@@ -128,7 +138,8 @@ class CrossAttendingDecoder(nn.Module):
         positions = torch.arange(hidden.shape[1], device=hidden.device)
         hidden = hidden[:, done:]
         causal_mask = positions <= positions[done:, None]
-        encoder_mask = None if encoder_mask is None else encoder_mask[:, None, None, :].bool()
+        if encoder_mask is not None and encoder_mask.ndim == 2:
+            encoder_mask = encoder_mask[:, None, None, :].bool()
         for layer in self.layers:
             # By this name, gradient checkpointing leaves the cache out: its second pass would fill it again.
             hidden = layer(hidden, causal_mask, encoder_states, encoder_mask, past_key_values=cache)

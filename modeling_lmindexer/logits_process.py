@@ -1,19 +1,28 @@
 """Keeps `generate` inside the prefix tree: only semantic IDs that exist can come out."""
 
+import copy
 import os
 from collections.abc import Iterator
 
-from torch import FloatTensor, LongTensor
+import torch
+from torch import BoolTensor, FloatTensor, LongTensor, Tensor
 from transformers import LogitsProcessor
 
+from .document_ids import DocumentIds
+from .prefix_arrays import PADDING
+from .prefix_mask import Written
 from .prefix_tree import PrefixTree
+from .score_buffer import ScoreBuffer, minus_infinity_like
+
+WORTH_KEEPING = 2**16  # scores from which their memory is re-used
 
 
 class PrefixTreeLogitsProcessor(LogitsProcessor):
     """Allows at each step the codes that continue some sequence of a [`PrefixTree`], and nothing else.
 
-    It keeps no state between the steps, so one processor serves any number of calls, batches and beams. A row that has
-    left the tree gets -inf throughout: it can neither return nor become free.
+    It keeps no state between the steps, so one processor serves any number of calls, batches, beams and threads, and
+    sees at once what is added to or removed from its tree. A row that has left the tree gets -inf throughout: it can
+    neither return nor become free.
 
     ```python
     >>> import torch
@@ -33,7 +42,12 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         token_ids: the model's token of every code, see [`PrefixTree.relabelled`]; by default a code is its token.
         eos_token_id: the token that ends a sequence, allowed exactly where one of the tree ends. Needed when sequences
             have different lengths; then generate takes `max_new_tokens=tree.depth + 1`, otherwise `tree.depth`.
-        pad_token_id: allowed too, next to `eos_token_id`, in rows that have ended.
+        pad_token_id: allowed too, next to `eos_token_id`, in rows that have ended. A row with no token left, because
+            its filter allows nothing or its prefix is no ID's, gets a very low score there instead of -inf:
+            sampling goes on, beams prefer anything else, and [`~PrefixTreeLogitsProcessor.is_valid`] tells.
+        reuse_buffer: write into the memory of an earlier step when nobody holds its scores any more, and set back only
+            what that step had written; memory is fresh where they are still held, as by sampling with `output_scores`.
+        document_ids: what [`~PrefixTreeLogitsProcessor.filtered`] may call the documents; by default their numbers.
 
     Raises:
         ValueError: a negative prompt length, sequences of different lengths without `eos_token_id`, or an
@@ -47,6 +61,8 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         token_ids=None,
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
+        reuse_buffer: bool = True,
+        document_ids: DocumentIds | None = None,
     ):
         if prompt_length < 0:
             raise ValueError(f"Found prompt_length={prompt_length}: expected 0 or more tokens.")
@@ -56,14 +72,14 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
             raise ValueError(
                 f"The sequences of {tree} differ in length: give eos_token_id, the token that ends the shorter ones."
             )
-        if eos_token_id is not None and any((tree.codes_at(p) == eos_token_id).any() for p in range(tree.depth)):
-            raise ValueError(
-                f"eos_token_id={eos_token_id} is also a code of the tree: map the codes to others with token_ids."
-            )
         self._tree = tree
         self.prompt_length = prompt_length
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
+        self.document_ids = document_ids
+        self._buffer = ScoreBuffer() if reuse_buffer else None
+        self._check_end(tree)
+        self._seen: tuple = (None, None)  # state of the tree at the last step, and its snapshot on the scores' device
 
     @classmethod
     def from_pretrained(
@@ -74,16 +90,63 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         token_ids=None,
         eos_token_id: int | None = None,
         pad_token_id: int | None = None,
-        **hub_kwargs,
+        reuse_buffer: bool = True,
+        **kwargs,
     ) -> "PrefixTreeLogitsProcessor":
-        """A processor for the tree of a folder or Hub repository; see [`PrefixTree.from_pretrained`]."""
-        tree = PrefixTree.from_pretrained(name_or_path, **hub_kwargs)
-        return cls(tree, prompt_length, token_ids, eos_token_id, pad_token_id)
+        """A processor for the tree of a folder or Hub repository; `kwargs` as in [`PrefixTree.from_pretrained`]."""
+        tree = PrefixTree.from_pretrained(name_or_path, **kwargs)
+        hub_kwargs = {name: value for name, value in kwargs.items() if name not in ("layout", "memory_map")}
+        return cls(
+            tree,
+            prompt_length,
+            token_ids,
+            eos_token_id,
+            pad_token_id,
+            reuse_buffer,
+            DocumentIds.of_folder(name_or_path, **hub_kwargs),
+        )
 
     @property
     def tree(self) -> PrefixTree:
-        """The tree of tokens, on the device of the last call's scores."""
+        """The tree of tokens."""
         return self._tree
+
+    def filtered(self, allowed) -> "PrefixTreeLogitsProcessor":
+        """A processor that allows some documents only, for the time of a request: nothing is built again.
+
+        Args:
+            allowed: a boolean mask `(documents,)`, or `(batch, documents)`: one filter for every row of the batch; or
+                document ids, as one list, or as one list per row. Ids are those of the index that the processor comes
+                from, and row numbers of the sequences where there is none.
+
+        Raises:
+            ValueError: a mask of another length; KeyError: an id that no document has.
+        """
+        view = copy.copy(self)
+        tree = self._tree.snapshot()
+        if self.document_ids is not None and not self.document_ids.are_numbers:
+            allowed = self.document_ids.mask(allowed, tree.num_documents)
+        view._tree = tree.filtered(allowed)
+        return view
+
+    def is_valid(self, sequences: LongTensor, num_return_sequences: int = 1) -> BoolTensor:
+        """Which sequences `(rows, prompt_length + tokens)`, as `generate` returns them, are results `(rows,)`.
+
+        Beam search fills up with repetitions and impossible rows when there are fewer IDs than beams: such a row is
+        not in the tree, or repeats one before it among the `num_return_sequences` of its text.
+        """
+        tokens = sequences[:, self.prompt_length :].to(self._tree.device)
+        if self.eos_token_id is not None:
+            ended = (tokens == self.eos_token_id).cumsum(1) > 0
+            tokens = tokens.masked_fill(ended, PADDING)
+        valid = self._tree.contains(tokens) if tokens.shape[1] else tokens.new_zeros(len(tokens), dtype=torch.bool)
+        if len(tokens) % num_return_sequences:
+            raise ValueError(
+                f"Found {len(tokens)} sequences: expected a multiple of num_return_sequences={num_return_sequences}."
+            )
+        groups = tokens.unflatten(0, (-1, num_return_sequences))  # (texts, sequences, tokens)
+        same = (groups[:, :, None] == groups[:, None]).all(-1).tril(-1).any(-1)
+        return (valid & ~same.flatten()).to(sequences.device)
 
     # generate wants a list of processors. As a list of itself, the bare processor can be handed to any model.
     def __len__(self) -> int:
@@ -103,19 +166,62 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         """
         level = input_ids.shape[1] - self.prompt_length
         self._check_level(level)
-        if self._tree.device != scores.device:
-            self._tree = self._tree.to(scores.device)
-        generated = input_ids[:, self.prompt_length :]  # (rows, level)
-        nodes = self._tree.walk(generated)
-        masked = self._tree.mask_scores(scores, nodes, level)
+        tree = self._tree_on(scores.device)
+        generated = input_ids if self.prompt_length == 0 else input_ids[:, self.prompt_length :]  # (rows, level)
+        nodes = tree.walk(generated) if level else None
+
+        def write(masked: Tensor) -> list:
+            written = tree.write_allowed(masked, scores, nodes, level)
+            if self.eos_token_id is not None or self.pad_token_id is not None:
+                written += self._write_special_tokens(masked, scores, tree, generated, nodes)
+            return written
+
+        # Setting back what was written takes longer than setting everything, where that is little.
+        if self._buffer is not None and scores.numel() >= WORTH_KEEPING and not torch.compiler.is_compiling():
+            return self._buffer.fill(scores, write)
+        masked = minus_infinity_like(scores)
+        write(masked)
+        return masked
+
+    def _tree_on(self, device: torch.device) -> PrefixTree:
+        """The tree as it is at this step, on the scores' device."""
+        state, seen = self._seen
+        if state is not self._tree.state or seen.device != device:
+            snapshot = self._tree.snapshot()
+            self._check_end(snapshot)
+            state, seen = snapshot.state, snapshot.to(device)
+            self._seen = state, seen
+        return seen
+
+    def _write_special_tokens(
+        self, masked: Tensor, scores: Tensor, tree: PrefixTree, generated, nodes
+    ) -> list[Written]:
+        """Allows the tokens that are no codes, in the rows that may have them; returns the columns written to."""
+        level, written = generated.shape[1], []
+        nodes = tree.walk(generated) if nodes is None else nodes
+
+        def allow(token: int, rows: BoolTensor, values) -> None:
+            masked[:, token] = torch.where(rows, values, masked[:, token])
+            written.append(Written(columns=slice(token, token + 1)))
+
+        ended = torch.zeros_like(nodes, dtype=torch.bool)
         if self.eos_token_id is not None:
             ended = (generated == self.eos_token_id).any(1)
-            allowed = {self.eos_token_id: ended | self._tree.is_terminal(nodes, level)}
+            allow(self.eos_token_id, ended | tree.is_terminal(nodes, level), scores[:, self.eos_token_id])
             if self.pad_token_id not in (None, self.eos_token_id):
-                allowed[self.pad_token_id] = ended
-            for token, rows in allowed.items():
-                masked[:, token] = masked[:, token].where(~rows, scores[:, token])
-        return masked
+                allow(self.pad_token_id, ended, scores[:, self.pad_token_id])
+        if self.pad_token_id is not None:
+            dead = ~ended & ~tree.is_alive(nodes, level)
+            # Far below any other score, and still finite when the scores of all steps are added up.
+            allow(self.pad_token_id, dead, torch.finfo(scores.dtype).min / 256)
+        return written
+
+    def _check_end(self, tree: PrefixTree) -> None:
+        """The end must not be a code, of what was added to the tree either."""
+        if self.eos_token_id is not None and tree.has_code(self.eos_token_id):
+            raise ValueError(
+                f"eos_token_id={self.eos_token_id} is also a code of the tree: map the codes to others with token_ids."
+            )
 
     def _check_level(self, level: int) -> None:
         if level < 0:

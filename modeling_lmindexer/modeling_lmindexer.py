@@ -5,21 +5,15 @@ import os
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    GenerationMixin,
-    LogitsProcessor,
-    LogitsProcessorList,
-)
+from transformers import AutoConfig, AutoModel
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .backbones import backbone_kind, encode_text
 from .codebooks import Codebooks, straight_through
 from .configuration_lmindexer import LMIndexerConfig
+from .generation_lmindexer import LMIndexerGenerationMixin
 from .logits_process import PrefixTreeLogitsProcessor
 from .outputs import LMIndexerOutput, ReconstructionOutput, SearchOutput
 from .prefix_tree import PrefixTree
@@ -31,7 +25,7 @@ from .semantic_index import SemanticIndex
 logger = logging.get_logger(__name__)
 
 
-class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
+class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin):
     """Reads text, writes semantic IDs: `h^t = Decoder(Encoder(d), c^{<t})`, `P(c^t) = softmax(similarity(h^t, E^t))`.
 
     ```python
@@ -106,19 +100,22 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
         return states, attention_mask
 
     def decode(self, decoder_input_ids, encoder_states, encoder_mask, cache=None, use_cache=False):
-        """`h` of the positions of `decoder_input_ids` `(batch, positions)` that are not cached, and the cache."""
+        """`h` of the positions of `decoder_input_ids` `(batch, positions)` that are not cached.
+
+        Returns:
+            `h`, the code vectors that went into it, and the cache.
+        """
         if decoder_input_ids.shape[1] > self.config.id_length:
             raise ValueError(
                 f"An ID has {self.config.id_length} positions, asked for {decoder_input_ids.shape[1]}: set "
                 f"max_new_tokens to at most {self.config.id_length}."
             )
-        prefix = (
-            self.codebooks.embed(decoder_input_ids[:, 1:])
-            if decoder_input_ids.shape[1] > 1
-            else (encoder_states.new_zeros(len(decoder_input_ids), 0, self.config.hidden_size))
-        )
         kind = backbone_kind(self.config)
-        hidden, cache = kind.decode(self, prefix, encoder_states, encoder_mask, cache, use_cache)
+        pooled = kind.pooled(self.config, encoder_states, encoder_mask)
+        # What a cache holds need not be embedded again, unless the input is what the whole prefix leaves unexplained.
+        first = 1 if cache is None or pooled is not None else max(1, int(cache.get_seq_length()))
+        prefix = self.codebooks.embed(decoder_input_ids[:, first:], first - 1)
+        hidden, cache = kind.decode(self, prefix, encoder_states, encoder_mask, cache, use_cache, pooled)
         return hidden, prefix, cache
 
     def forward(
@@ -253,92 +250,6 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
         """Decoder inputs of `labels`, for `DataCollatorForSeq2Seq`."""
         return self.shift_right(labels, len(labels), labels.device)
 
-    def prepare_inputs_for_generation(
-        self, input_ids, past_key_values=None, attention_mask=None, encoder_outputs=None, use_cache=None, **kwargs
-    ) -> dict:
-        """The whole prefix at every step: what earlier codes explain of the text is part of each position's input."""
-        return {
-            "decoder_input_ids": input_ids,
-            "past_key_values": past_key_values,
-            "attention_mask": attention_mask,
-            "encoder_outputs": encoder_outputs,
-            "use_cache": use_cache,
-        }
-
-    @torch.no_grad()
-    def generate(self, inputs=None, generation_config=None, logits_processor=None, **kwargs):
-        """As in transformers; `logits_processor` may also be a single processor, such as a prefix tree's.
-
-        With a [`PrefixTreeLogitsProcessor`] there are never more beams than IDs, so no filler is returned.
-
-        Returns:
-            flat ids `(batch * num_return_sequences, 1 + positions)`, the start id first, or a `ModelOutput`.
-
-        Raises:
-            ValueError: the prefix tree is that of other codebooks, or too few of its IDs continue a prefix given as
-                `decoder_input_ids`.
-        """
-        if isinstance(logits_processor, LogitsProcessor):
-            logits_processor = LogitsProcessorList([logits_processor])
-        if kwargs.get("encoder_outputs") is None:
-            # Encoded here and not by transformers, so that long and left-padded inputs are treated as in forward.
-            input_ids = kwargs.pop("input_ids", inputs)
-            states, mask = self.encode(
-                input_ids, kwargs.pop("attention_mask", None), kwargs.pop("inputs_embeds", None)
-            )
-            kwargs |= {"encoder_outputs": BaseModelOutput(last_hidden_state=states), "attention_mask": mask}
-            inputs = None
-        kwargs.pop("token_type_ids", None)
-        if generation_config is None and not {"max_new_tokens", "max_length"} & kwargs.keys():
-            prompt = kwargs.get("decoder_input_ids")
-            kwargs["max_new_tokens"] = self.config.id_length - (0 if prompt is None else prompt.shape[1] - 1)
-        # An ID's score is its log-probability: every ID is equally long.
-        if generation_config is None and (kwargs.get("num_beams") or self.generation_config.num_beams or 1) > 1:
-            kwargs.setdefault("length_penalty", 0.0)
-        # Sampling draws from all codes; transformers' default of 50 would drop most of a codebook.
-        if generation_config is None and kwargs.get("do_sample"):
-            kwargs.setdefault("top_k", 0)
-        for processor in logits_processor or []:
-            if isinstance(processor, PrefixTreeLogitsProcessor):
-                self.check_tree(processor.tree)
-                self.limit_beams(processor.tree, generation_config, kwargs)
-        return super().generate(inputs, generation_config, logits_processor=logits_processor, **kwargs)
-
-    def check_tree(self, tree: PrefixTree) -> None:
-        """Raises ValueError when the last codes of a tree are not those of their position in this model."""
-        config, last = self.config, tree.depth - 1
-        if last >= config.id_length or not (
-            0 <= tree.max_code - config.position_offsets[last] < config.position_sizes[last]
-        ):
-            raise ValueError(
-                f"The prefix tree does not fit the model: it has IDs of {tree.depth} positions with flat ids up to "
-                f"{tree.max_code}, the model has {config.position_sizes} codes per position, with flat ids from "
-                f"{config.position_offsets} on. Load both from one folder."
-            )
-
-    def limit_beams(self, tree: PrefixTree, generation_config: GenerationConfig | None, kwargs: dict) -> None:
-        """Lowers `num_beams` and `num_return_sequences` in `kwargs` to the number of IDs that exist."""
-        settings = generation_config or self.generation_config
-        fewest = most = len(tree)
-        prefixes = kwargs.get("decoder_input_ids")
-        if prefixes is not None and prefixes.shape[1] > 1:
-            fewest, most = (int(count) for count in count_continuations(tree, prefixes[:, 1:]).aminmax())
-            if fewest == 0:
-                raise ValueError("No ID continues the prefix in some row of decoder_input_ids.")
-        for name in ("num_beams", "num_return_sequences"):
-            asked = kwargs.get(name, getattr(settings, name, None)) or 1
-            returns = name == "num_return_sequences"
-            if returns and kwargs.get("do_sample", settings.do_sample):
-                continue
-            if returns and fewest < min(asked, most):
-                raise ValueError(
-                    f"{fewest} to {most} IDs continue the prefixes in decoder_input_ids, {asked} were asked for: set "
-                    f"num_return_sequences to at most {fewest}."
-                )
-            if asked > most:
-                logger.warning_once(f"{name}={asked} was lowered to {most}: there are no more documents.")
-                kwargs[name] = most
-
     @torch.no_grad()
     def assign(self, input_ids=None, attention_mask=None, encoder_outputs=None) -> torch.LongTensor:
         """The IDs of texts: at every learned position the most likely code after the codes before it (Eq. 3).
@@ -398,15 +309,6 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, GenerationMixin):
     def load_index(name_or_path: str | os.PathLike, **hub_kwargs) -> SemanticIndex:
         """The document index of a model folder, for users without this package."""
         return SemanticIndex.from_pretrained(name_or_path, **hub_kwargs)
-
-
-def count_continuations(tree: PrefixTree, prefixes: torch.Tensor) -> torch.Tensor:
-    """Number of IDs in the tree that start with each of the prefixes `(batch, positions)`: `(batch,)`."""
-    rows, nodes = torch.arange(len(prefixes), device=tree.device), tree.walk(prefixes.to(tree.device))
-    for level in range(prefixes.shape[1], tree.depth):
-        parents, _, nodes = tree.expand(nodes, level)
-        rows = rows[parents]
-    return rows[nodes >= 0].bincount(minlength=len(prefixes))
 
 
 LMIndexerConfig.register_for_auto_class()

@@ -54,9 +54,9 @@ class SearchOutput(ModelOutput):
     """Documents that were found, best first.
 
     Args:
-        documents: one list of document ids per query.
-        scores: `(queries, top_k)` log-probabilities of the IDs, `-inf` where fewer were found.
-        sequences: `(queries, top_k, positions)` flat ids, 0 where fewer were found.
+        documents: one list of document ids per query, at most `top_k`.
+        scores: `(queries, IDs)` log-probabilities, as many as the query with most has; `-inf` where fewer were found.
+        sequences: `(queries, IDs, positions)` flat ids, 0 where fewer were found.
     """
 
     documents: list | None = None

@@ -1,73 +1,137 @@
-"""The arrays behind a prefix tree: built from sequences, or taken from a file and checked one by one.
+"""The arrays behind a prefix tree: sequences checked, sorted and taken apart level by level.
 
-For every position `p` of the sequences, which leads from the nodes of level `p` to those of level `p + 1`:
-
-- `starts`: int32 (nodes of level p, + 1), where the children of each node begin among those of all;
-- `keys`: int64 (nodes of level p + 1,), `parent * (max_code + 1) + code`, strictly ascending;
-- `terminal`: bool (nodes of level p + 1,), whether a sequence ends there; none when all have the same length.
+A sequence's position `p` leads from a node of level `p` to one of level `p + 1`; the root is node 0 of level 0. Nodes
+of a level are numbered in lexicographic order, so the children of a node are one slice of the next level.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import LongTensor, Tensor
 
-FORMAT_NAME = "prefix_tree"
-FORMAT_VERSION = 1
 PADDING = -1  # not a code: what follows the end of a sequence that is shorter than the longest
-INT64_MAX = torch.iinfo(torch.int64).max
 INT32_MAX = torch.iinfo(torch.int32).max
+LARGEST_CODE = 2**62
 
 
-class PrefixArrays(NamedTuple):
-    """The arrays of every position, see the top of this file."""
+@dataclass
+class Level:
+    """One position of all sequences: the `children` nodes it leads to, from `parents` nodes.
 
-    keys: list[LongTensor]
-    starts: list[Tensor]
-    terminal: list[Tensor] | None
-    max_code: int
+    Attributes:
+        codes: `(children,)`, the code of each less `offset`, in the smallest of int16, int32 and int64 that holds it.
+        starts: int32 `(parents + 2,)`: 0, then where the children of each node begin, then their number; the extra 0
+            makes node -1 one without children. `None` when every node has one child.
+        low, high: smallest and largest code.
+        widest: most children of a node.
+        document_starts, document_ends: int32 `(children,)`, the documents below each node, in the order of their
+            sequences; `None` when all sequences have the same length: then they follow from `starts`.
+        own_ends: int32 `(children,)`: those from `document_starts` to here end at the node itself.
+    """
+
+    codes: Tensor
+    starts: Tensor | None
+    offset: int
+    low: int
+    high: int
+    widest: int
+    document_starts: Tensor | None = None
+    document_ends: Tensor | None = None
+    own_ends: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The arrays by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+@dataclass
+class PrefixArrays:
+    """All levels of a tree and the documents at their ends.
+
+    Attributes:
+        levels: one per position.
+        leaf_starts: int32 `(leaves + 1,)`, where the documents of each node of the last level begin; `None` when
+            sequences differ in length, or every document has its own.
+        documents: int32 `(documents,)`, their numbers in the order of their sequences; `None` for 0, 1, 2, ...
+        count: number of documents.
+    """
+
+    levels: list[Level]
+    leaf_starts: Tensor | None
+    documents: Tensor | None
+    count: int
+
+    @property
+    def fixed_length(self) -> bool:
+        return self.levels[0].document_starts is None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All arrays by name, such as `codes.0`."""
+        named = {
+            f"{name}.{p}": array for p, level in enumerate(self.levels) for name, array in level.tensors().items()
+        }
+        ends = {"leaf_starts": self.leaf_starts, "documents": self.documents}
+        return named | {name: array for name, array in ends.items() if array is not None}
 
 
 def is_integer(values: Tensor) -> bool:
     return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
 
 
-def as_rows(sequences, lengths) -> tuple[LongTensor, LongTensor | None]:
-    """Checked int64 sequences `(N, longest)`, -1 behind their ends, and lengths `(N,)`, `None` if all are equal."""
+def as_rows(sequences, lengths) -> tuple[Tensor, Tensor | None]:
+    """Checked sequences `(N, longest)`, -1 behind their ends, and lengths `(N,)`, `None` if all are equal.
+
+    Sequences of one length keep their integer type: a copy of ten million as int64 would be the largest array of all.
+    """
     if isinstance(sequences, (list, tuple)):
         if lengths is not None:
             raise ValueError("lengths goes with an array: a list of lists has the lengths of its lists. Leave it out.")
         sequences, lengths = _rows_of_lists(sequences)
-    if isinstance(sequences, Tensor):
-        rows, integer = sequences, is_integer(sequences)
-    else:
-        rows = np.require(sequences, requirements=["C", "W"])
-        integer = rows.dtype.kind in "iu"
-    if rows.ndim != 2 or not integer:
+    rows = sequences if isinstance(sequences, Tensor) else _from_numpy(np.asarray(sequences))
+    if rows.ndim != 2 or not is_integer(rows):
         raise ValueError(
             f"Found sequences of shape {tuple(rows.shape)} and dtype {rows.dtype}: expected integers (N, positions) "
             "or a list of lists of integers."
         )
     if 0 in rows.shape:
         raise ValueError(f"Found sequences of shape {tuple(rows.shape)}: a tree needs at least one code.")
-    rows = torch.as_tensor(rows).long()
-    if lengths is None:
-        beyond = None
-    else:
+    if rows.dtype in (torch.uint16, torch.uint32, torch.uint64, torch.uint8):
+        rows = rows.long()  # torch neither compares nor counts most of the unsigned ones
+    if len(rows) > INT32_MAX:
+        raise ValueError(f"Found {len(rows):,} sequences: a tree holds at most {INT32_MAX:,}.")
+    if lengths is not None:
         lengths = _checked_lengths(torch.as_tensor(lengths, device=rows.device), rows)
-        rows = rows[:, : lengths.max()]
+        rows = rows[:, : lengths.max()].long()
         beyond = torch.arange(rows.shape[1], device=rows.device) >= lengths[:, None]  # (N, longest)
-        rows = rows.masked_fill(beyond, 0)
-    if rows.min() < 0:
-        raise ValueError(f"Found the code {int(rows.min())}: codes are 0 or more. Is it padding? Then give lengths.")
-    if beyond is None or not beyond.any():
-        return rows, None
-    return rows.masked_fill(beyond, PADDING), lengths
+        if not beyond.any():
+            lengths = None
+        else:
+            rows = rows.masked_fill(beyond, PADDING)
+    codes = rows if lengths is None else rows[~beyond]
+    smallest, largest = (int(code) for code in codes.aminmax())
+    if smallest < 0:
+        raise ValueError(f"Found the code {smallest}: codes are 0 or more. Is it padding? Then give lengths.")
+    if largest > LARGEST_CODE:
+        raise ValueError(f"Found the code {largest}: codes above 2**62 do not fit. Number the codes from 0.")
+    return rows, lengths
 
 
-def _checked_lengths(lengths: Tensor, rows: LongTensor) -> Tensor:
+def _from_numpy(array: np.ndarray) -> Tensor:
+    if array.dtype.kind not in "iu":
+        raise ValueError(
+            f"Found sequences of shape {array.shape} and dtype {array.dtype}: expected integers (N, positions) or a "
+            "list of lists of integers."
+        )
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+def _checked_lengths(lengths: Tensor, rows: Tensor) -> Tensor:
     if lengths.shape != rows.shape[:1] or not is_integer(lengths):
         raise ValueError(
             f"Found lengths of shape {tuple(lengths.shape)} and dtype {lengths.dtype}: expected {len(rows)} integers, "
@@ -78,7 +142,7 @@ def _checked_lengths(lengths: Tensor, rows: LongTensor) -> Tensor:
         raise ValueError(
             f"Found lengths from {shortest} to {longest}: expected 1 to {rows.shape[1]}. Leave out empty sequences."
         )
-    return lengths
+    return lengths.long()
 
 
 def _rows_of_lists(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -100,118 +164,115 @@ def _rows_of_lists(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rows), torch.from_numpy(lengths)
 
 
-def _check_keys_fit(nodes: int, max_code: int) -> None:
-    if nodes * (max_code + 1) > INT64_MAX:
-        raise ValueError(
-            f"Found codes up to {max_code} below {nodes} nodes: parent and code do not fit one 64-bit key together. "
-            "Number the codes from 0 without gaps."
-        )
-
-
-def lexicographic_order(columns: LongTensor, max_code: int) -> LongTensor | None:
-    """Permutation `(N,)` that sorts the sequences `(positions, N)`, padding first; `None` when they are sorted."""
-    tied = torch.ones(columns.shape[1] - 1, dtype=torch.bool, device=columns.device)
-    for column in columns:
+def is_sorted(rows: Tensor) -> bool:
+    """Whether the sequences `(N, positions)` are in lexicographic order."""
+    tied = torch.ones(len(rows) - 1, dtype=torch.bool, device=rows.device)
+    for column in rows.unbind(1):
+        column = column.contiguous()
         if (tied & (column[1:] < column[:-1])).any():
-            break
+            return False
         tied &= column[1:] == column[:-1]
-    else:
-        return None
-    # Least significant first, as many positions to one stable sort as 63 bits hold.
-    bits = (max_code + 1).bit_length()
-    at_once = max(1, 63 // bits)
-    order = None
-    for first in reversed(range(0, len(columns), at_once)):
-        packed = torch.zeros_like(columns[0])
-        for column in columns[first : first + at_once]:
-            packed.bitwise_left_shift_(bits).bitwise_or_(column - PADDING)
-        order = packed.argsort(stable=True) if order is None else order[packed[order].argsort(stable=True)]
-    return order
+    return True
 
 
-def build_arrays(columns: LongTensor, lengths: LongTensor | None) -> PrefixArrays:
-    """The arrays for the checked sequences `(positions, N)` with `lengths` `(N,)`."""
-    max_code, count = int(columns.max()), columns.shape[1]
-    _check_keys_fit(1, max_code)
-    if count > INT32_MAX:
-        raise ValueError(f"Found {count:,} sequences: a tree holds at most {INT32_MAX:,}.")
-    order = lexicographic_order(columns, max_code)
-    if order is not None and lengths is not None:
-        lengths = lengths[order]
-    parents, nodes = torch.zeros_like(columns[0]), 1  # of every row
-    differs = torch.zeros(count, dtype=torch.bool, device=columns.device)  # from the row before, up to this position
-    differs[0] = True
-    keys, starts, terminal = [], [], None if lengths is None else []
-    for position, column in enumerate(columns):
-        _check_keys_fit(nodes, max_code)
-        column = column if order is None else column[order]
-        differs[1:] |= column[1:] != column[:-1]
-        is_node = differs & (column != PADDING)
-        keys.append(parents[is_node] * (max_code + 1) + column[is_node])
-        child_counts = torch.bincount(parents[is_node], minlength=nodes)
-        starts.append(torch.nn.functional.pad(child_counts.cumsum(0), (1, 0)).int())
-        parents, nodes = is_node.cumsum(0) - 1, len(keys[-1])
-        if lengths is not None:
-            ends = torch.zeros(nodes, dtype=torch.bool, device=columns.device)
-            ends[parents[lengths == position + 1]] = True
-            terminal.append(ends)
-    return PrefixArrays(keys, starts, terminal, max_code)
+def sorted_columns(rows: Tensor) -> tuple[LongTensor | None, Iterator[Tensor]]:
+    """The permutation `(N,)` that sorts the sequences `(N, positions)`, padding first, and their sorted columns.
 
-
-def checked_arrays(metadata: dict[str, str], arrays: dict[str, Tensor]) -> PrefixArrays:
-    """The arrays from the content of a file, `codes` instead of `keys`, with the metadata `format` and `version`.
-
-    Raises:
-        ValueError: what does not hold.
+    `None` for sequences that are sorted. Otherwise as many positions as 64 bits hold are packed into one key, least
+    significant ones sorted first; columns are unpacked from sorted keys, which is cheaper than gathering each.
     """
-    if metadata.get("format") != FORMAT_NAME or not metadata.get("version", "").isdecimal():
-        raise ValueError(f"its metadata is {metadata}, not that of a {FORMAT_NAME}.")
-    if int(metadata["version"]) > FORMAT_VERSION:
-        raise ValueError(f"its format version is {metadata['version']}, this package reads up to {FORMAT_VERSION}.")
-    kinds = ["starts", "codes", "terminal"] if "terminal.0" in arrays else ["starts", "codes"]
-    depth = max(1, len(arrays) // len(kinds))
-    expected = {f"{kind}.{position}" for kind in kinds for position in range(depth)}
-    if arrays.keys() != expected:
-        raise ValueError(f"it holds the arrays {sorted(arrays)}, expected {sorted(expected)}.")
-    columns = {kind: [arrays[f"{kind}.{position}"] for position in range(depth)] for kind in kinds}
-    for name, array in arrays.items():
-        kind = name.split(".")[0]
-        dtypes = {"starts": (torch.int32,), "codes": (torch.int32, torch.int64), "terminal": (torch.bool,)}[kind]
-        if array.ndim != 1 or array.dtype not in dtypes or len(array) == 0:
-            raise ValueError(f"{name} has shape {tuple(array.shape)} and dtype {array.dtype}.")
-    codes, starts, terminal = columns["codes"], columns["starts"], columns.get("terminal")
-    max_code = max(int(column.max()) for column in codes)
-    keys = []
-    for position in range(depth):
-        nodes = 1 if position == 0 else len(codes[position - 1])
-        _check_keys_fit(nodes, max_code)
-        keys.append(_checked_keys(starts[position], codes[position].long(), nodes, max_code, position))
-    _check_ends(starts, keys, terminal)
-    return PrefixArrays(keys, starts, terminal, max_code)
+    if is_sorted(rows):
+        return None, (column.contiguous() for column in rows.unbind(1))
+    given = [column.contiguous() for column in rows.unbind(1)]
+    ranges = [[int(value) for value in column.aminmax()] for column in given]
+    lows, bits = [low for low, _ in ranges], [(high - low).bit_length() for low, high in ranges]
+    groups, last = [], rows.shape[1]
+    while last > 0:
+        first, used = last - 1, bits[last - 1]
+        while first > 0 and used + bits[first - 1] <= 64:
+            first -= 1
+            used += bits[first]
+        # The first code of a key is centred on 0, as the sign is the 64th bit.
+        lows[first] += 1 << bits[first] >> 1
+        packed = given[first].long() - lows[first]
+        for position in range(first + 1, last):
+            packed.bitwise_left_shift_(bits[position]).add_(given[position]).sub_(lows[position])
+        groups.append((range(first, last), packed))
+        last = first
+    order = None
+    for _, packed in groups:
+        ordered = packed if order is None else packed.index_select(0, order)
+        values, places = torch.sort(ordered, stable=True)
+        order = places if order is None else order.index_select(0, places)
+
+    def columns() -> Iterator[Tensor]:
+        for positions, packed in reversed(groups):
+            ordered = values if positions.start == 0 else packed.index_select(0, order)
+            for position in positions:
+                codes = ordered >> sum(bits[position + 1 : positions.stop])
+                if position > positions.start:
+                    codes &= (1 << bits[position]) - 1
+                yield codes.add_(lows[position])
+
+    return order, columns()
 
 
-def _checked_keys(starts: Tensor, codes: LongTensor, nodes: int, max_code: int, position: int) -> LongTensor:
-    """The keys of one position from `starts` `(nodes + 1,)` and `codes` `(children,)`."""
-    counts = starts.long().diff()  # (nodes,)
-    if len(starts) != nodes + 1 or starts[0] != 0 or starts[-1] != len(codes) or counts.min() < 0:
-        raise ValueError(
-            f"starts.{position} does not share out {len(codes)} children among {nodes} nodes: found {len(starts)} "
-            f"values from {int(starts[0])} to {int(starts[-1])}, expected {nodes + 1} that ascend from 0."
-        )
-    if codes.min() < 0:
-        raise ValueError(f"codes.{position} holds the negative code {int(codes.min())}.")
-    keys = torch.repeat_interleave(counts) * (max_code + 1) + codes
-    if (keys.diff() <= 0).any():
-        raise ValueError(f"codes.{position} does not ascend among the children of a node.")
-    return keys
+def build_arrays(rows: Tensor, lengths: Tensor | None, documents: Tensor | None = None) -> PrefixArrays:
+    """The arrays for checked sequences `(N, positions)` with `lengths` `(N,)` and document numbers `(N,)`."""
+    count, device = len(rows), rows.device
+    order, columns = sorted_columns(rows)
+    lengths = lengths if lengths is None or order is None else lengths[order]
+    differs = torch.zeros(count, dtype=torch.bool, device=device)  # from the row before, up to this position
+    differs[0] = True
+    parents = torch.zeros(1, dtype=torch.int64, device=device)  # rows where the nodes of the level before begin
+    levels = []
+    for position, column in enumerate(columns):
+        differs[1:] |= column[1:] != column[:-1]
+        is_node = differs if lengths is None else differs & (column != PADDING)
+        nodes = is_node.nonzero().squeeze(1)
+        before = is_node.cumsum(0, dtype=torch.int32)
+        starts = before.index_select(0, parents)
+        starts -= 1 if lengths is None else is_node.index_select(0, parents).int()
+        level = _packed_level(column.index_select(0, nodes), starts, len(parents))
+        if lengths is not None:
+            _add_document_ranges(level, nodes, before, lengths, position)
+        levels.append(level)
+        parents = nodes
+    leaf_starts = None
+    if lengths is None and len(parents) < count:
+        leaf_starts = torch.nn.functional.pad(parents.int(), (0, 1), value=count)
+    if documents is None:
+        documents = None if order is None else order.int()
+    else:
+        documents = (documents if order is None else documents[order]).int()
+    return PrefixArrays(levels, leaf_starts, documents, count)
 
 
-def _check_ends(starts: list[Tensor], keys: list[LongTensor], terminal: list[Tensor] | None) -> None:
-    """Every node must have children or end a sequence, or else it would be a dead end to walk into."""
-    for position, nodes in enumerate(keys):
-        last = position == len(keys) - 1
-        ends = torch.full(nodes.shape, last) if terminal is None else terminal[position]
-        if ends.shape != nodes.shape:
-            raise ValueError(f"terminal.{position} has {len(ends)} values for {len(nodes)} nodes.")
-        if not (ends if last else ends | (starts[position + 1].diff() > 0)).all():
-            raise ValueError(f"a node of position {position} neither has children nor ends a sequence.")
+def _packed_level(codes: Tensor, starts: Tensor, parents: int) -> Level:
+    """A level from the codes `(children,)` and the first child of every parent `(parents,)`."""
+    low, high = (int(value) for value in codes.aminmax())
+    span = high - low + 1
+    if span <= 2**16:
+        offset, dtype = (low if span <= 2**15 else low + 2**15), torch.int16
+    else:
+        offset, dtype = low, torch.int32 if span <= INT32_MAX else torch.int64
+    padded = torch.empty(parents + 2, dtype=torch.int32, device=codes.device)
+    padded[0], padded[1:-1], padded[-1] = 0, starts, len(codes)
+    counts = padded[1:].diff()
+    smallest, widest = (int(value) for value in counts.aminmax())
+    unary = parents > 1 and smallest == widest == 1
+    packed = (codes - offset).to(dtype) if codes.dtype != torch.int16 else (codes.int() - offset).to(dtype)
+    return Level(packed, None if unary else padded, offset, low, high, widest)
+
+
+def _add_document_ranges(level: Level, nodes: LongTensor, before: Tensor, lengths: Tensor, position: int) -> None:
+    """The documents of every node, where sequences differ in length.
+
+    `nodes` are the rows where the level's nodes begin, `before` (N,) counts them up to each row.
+    """
+    below = before[lengths > position] - 1  # node of every document that reaches this level
+    counts = torch.bincount(below, minlength=len(level))
+    own = torch.bincount(before[lengths == position + 1] - 1, minlength=len(level))
+    level.document_starts = nodes.int()
+    level.document_ends = level.document_starts + counts.int()
+    level.own_ends = level.document_starts + own.int()

@@ -1,208 +1,166 @@
-"""The prefix tree of semantic IDs: which code may follow a prefix.
-
-Nodes of a level are numbered in lexicographic order; the root is node 0 of level 0. The keys of a level's nodes,
-`parent * (max_code + 1) + code`, ascend, so one binary search takes a whole batch of prefixes a level down, and the
-children of a node are one slice.
-"""
+"""The prefix tree of semantic IDs: built, filtered for a request, changed while it is searched, saved and loaded."""
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+import threading
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import BoolTensor, LongTensor, Tensor
+from torch import LongTensor, Tensor
+from torch.nn.functional import pad
 
-from .folder import MANIFEST_NAME, CorruptedFolderError, atomic_path, resolve_file, update_manifest, verify_files
-from .prefix_arrays import (
-    FORMAT_NAME,
-    FORMAT_VERSION,
-    INT32_MAX,
-    PADDING,
-    PrefixArrays,
-    as_rows,
-    build_arrays,
-    checked_arrays,
-    is_integer,
-    lexicographic_order,
-)
+from .document_ids import document_mask, document_numbers
+from .prefix_arrays import PADDING, as_rows, build_arrays, is_integer
+from .prefix_file import read_prefix_tree, write_prefix_tree
+from .prefix_filter import AllowedNodes, Removals
+from .prefix_reader import PrefixReader
+from .prefix_segment import PrefixSegment
+from .prefix_state import Part, TreeState, live_documents
 
-PREFIX_TREE_NAME = "prefix_tree.safetensors"
+LAYOUTS = ("fast", "compact")
+FEW = 512  # so many added documents are kept apart from the other pending ones, to be merged with them less often
+COMPACT_ABOVE = 1_024  # pending documents, or a 16th of all if that is more
+COMPACT_SHARE = 16
 
 
-class PrefixTree:
-    """All prefixes of a set of code sequences. Immutable; build one with [`~PrefixTree.from_sequences`].
+class PrefixTree(PrefixReader):
+    """All prefixes of a set of code sequences, and the documents that the sequences are the IDs of.
+
+    Build one with [`~PrefixTree.from_sequences`]. Documents are numbered in the order of their rows; several may have
+    one sequence. [`~PrefixTree.filtered`] gives views for a request, [`~PrefixTree.add`] and [`~PrefixTree.remove`]
+    change the tree in place, also while other threads search it.
 
     ```python
     >>> from modeling_lmindexer.prefix_tree import PrefixTree
     >>> tree = PrefixTree.from_sequences([[3, 5], [3, 6], [4, 5]])
     >>> tree
-    PrefixTree(3 sequences of 2 codes, codes up to 6, 60 bytes on cpu)
+    PrefixTree(3 sequences of 2 codes, codes up to 6, fast layout, 86 bytes on cpu)
     >>> tree.children([3])
     tensor([5, 6])
     >>> tree.contains([[3, 6], [4, 6]])
     tensor([ True, False])
+    >>> tree.filtered([0, 2]).children([3])
+    tensor([5])
 
     ```
+
+    Nodes are numbers: 0 is the root, -1 stands for a prefix that is not in the tree. They hold for one level, and
+    until the tree changes; a search of several steps works on a [`~PrefixTree.snapshot`].
     """
 
-    def __init__(self, arrays: PrefixArrays):
-        self._keys, self._starts, self._terminal, self.max_code = arrays
-        self._root_row: Tensor | None = None  # (vocabulary,), see mask_scores
+    def __init__(self, state: TreeState, layout: str, is_view: bool = False):
+        super().__init__(state, layout, is_view)
+        self._changing = None if is_view else threading.Lock()
+        self._places: dict[int, Tensor] = {}  # by segment: places of its document numbers, see remove
 
     @classmethod
-    def from_sequences(cls, sequences, lengths=None) -> "PrefixTree":
-        """Builds the tree of `sequences`, in any order; sequences that occur twice count once.
+    def from_sequences(cls, sequences, lengths=None, layout: str = "fast") -> "PrefixTree":
+        """Builds the tree of `sequences`, in any order. Row `i` is the ID of document `i`.
 
         Args:
             sequences: an integer array or tensor `(N, positions)`, or a list of lists of integers, whose lengths may
                 differ. All codes are 0 or more. The tree lives on the device of the tensor.
             lengths: `(N,)`, how many codes of each row count; all of them by default. Not with lists.
+            layout: `fast`, or `compact`, which takes less than half the memory and walks position by position.
 
         Raises:
             ValueError: no sequences, an empty sequence, not integers, not two-dimensional, a negative code.
         """
+        if layout not in LAYOUTS:
+            raise ValueError(f"Found layout={layout!r}: expected one of {LAYOUTS}.")
         rows, lengths = as_rows(sequences, lengths)
-        return cls(build_arrays(rows.T.contiguous(), lengths))
+        segment = PrefixSegment(build_arrays(rows, lengths), layout == "fast")
+        return cls(TreeState((Part(segment, None),), len(rows)), layout)
 
-    def __len__(self) -> int:
-        if self._terminal is None:
-            return len(self._keys[-1])
-        return sum(int(ends.sum()) for ends in self._terminal)
-
-    def __repr__(self) -> str:
-        length = f"{self.depth}" if self.fixed_length else f"up to {self.depth}"
-        return (
-            f"PrefixTree({len(self):,} sequences of {length} codes, codes up to {self.max_code:,}, "
-            f"{self.nbytes:,} bytes on {self.device})"
-        )
-
-    @property
-    def depth(self) -> int:
-        """Length of the longest sequence."""
-        return len(self._keys)
-
-    @property
-    def fixed_length(self) -> bool:
-        """Whether all sequences have `depth` codes."""
-        return self._terminal is None
-
-    @property
-    def device(self) -> torch.device:
-        return self._keys[0].device
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the arrays take."""
-        return sum(array.nbytes for array in [*self._keys, *self._starts, *(self._terminal or [])])
-
-    def to(self, device: str | torch.device) -> "PrefixTree":
-        """The same tree on `device`; itself when it is there already."""
-        keys, starts, terminal = (
-            [array.to(device) for array in arrays] for arrays in (self._keys, self._starts, self._terminal or [])
-        )
-        if keys[0] is self._keys[0]:
-            return self
-        return PrefixTree(PrefixArrays(keys, starts, terminal or None, self.max_code))
-
-    def sequences(self) -> LongTensor:
-        """All sequences `(len(tree), depth)` in lexicographic order, shorter ones padded with -1."""
-        if self._terminal is None:
-            return self._paths(torch.arange(len(self), device=self.device), self.depth)
-        ends = [ends.nonzero().squeeze(1) for ends in self._terminal]
-        rows = torch.cat([self._paths(nodes, level) for level, nodes in enumerate(ends, start=1)])
-        order = lexicographic_order(rows.T.contiguous(), self.max_code)
-        return rows if order is None else rows[order]
-
-    def codes_at(self, position: int) -> LongTensor:
-        """The different codes that sequences have at `position` (from 0), ascending."""
-        return torch.unique(self._keys[position] % self._base)
-
-    def walk(self, prefixes: LongTensor) -> LongTensor:
-        """Node numbers `(rows,)` of the prefixes `(rows, level)` on that level; -1 for a prefix not in the tree."""
-        nodes = torch.zeros(len(prefixes), dtype=torch.int64, device=self.device)
-        for level in range(prefixes.shape[1]):
-            nodes = self._step(nodes, prefixes[:, level], level)
-        return nodes
-
-    def is_terminal(self, nodes: LongTensor, level: int) -> BoolTensor:
-        """Whether a sequence ends at each of the `nodes` `(rows,)` of `level`; it may be a prefix of longer ones."""
-        if level == 0 or level > self.depth or (self._terminal is None and level < self.depth):
-            return torch.zeros_like(nodes, dtype=torch.bool)
-        alive = nodes >= 0
-        return alive if level == self.depth else alive & self._terminal[level - 1][nodes.clamp(min=0)]
-
-    def contains(self, sequences) -> BoolTensor:
-        """Which of the sequences `(rows, positions)`, padded with -1 behind their end, the tree holds `(rows,)`."""
-        sequences = torch.as_tensor(sequences, device=self.device)
-        lengths = (sequences != PADDING).cumprod(1).sum(1)
-        nodes = torch.zeros_like(lengths)
-        found = torch.zeros_like(lengths, dtype=torch.bool)
-        for level in range(min(sequences.shape[1], self.depth)):
-            nodes = self._step(nodes, sequences[:, level], level)
-            found |= (lengths == level + 1) & self.is_terminal(nodes, level + 1)
-        # A code behind padding is no sequence.
-        return found & ((sequences != PADDING).sum(1) == lengths)
-
-    def expand(self, nodes: LongTensor, level: int) -> tuple[LongTensor, LongTensor, LongTensor]:
-        """All children of `nodes` `(rows,)` of `level`, one behind the other; node -1 has none.
-
-        Returns:
-            Three tensors `(children,)`: the row of each child, its code, and its node number on `level + 1`.
-        """
-        if level >= self.depth:
-            empty = nodes.new_empty(0)
-            return empty, empty, empty
-        starts, clamped = self._starts[level], nodes.clamp(min=0)
-        first = starts[clamped].long()
-        counts = (starts[clamped + 1] - first).masked_fill(nodes < 0, 0)
-        rows = torch.repeat_interleave(counts)
-        # Child i of all stands at `first` of its row plus i less the children of the rows before.
-        children = (first - counts.cumsum(0) + counts)[rows] + torch.arange(len(rows), device=rows.device)
-        return rows, self._keys[level][children] - nodes[rows] * self._base, children
-
-    def children(self, prefix: Sequence[int]) -> LongTensor:
-        """The codes that may follow `prefix`, ascending; none when it is not in the tree.
-
-        ```python
-        >>> PrefixTree.from_sequences([[3, 5], [3, 6], [4, 5]]).children([])
-        tensor([3, 4])
-
-        ```
-        """
-        prefixes = torch.as_tensor(prefix, dtype=torch.int64, device=self.device)[None]
-        return self.expand(self.walk(prefixes), prefixes.shape[1])[1]
-
-    def mask_scores(self, scores: Tensor, nodes: LongTensor, level: int) -> Tensor:
-        """A copy of `scores` `(rows, vocabulary)` with -inf wherever the code is not a child of the row's node.
+    def filtered(self, allowed) -> "PrefixTree":
+        """A view with the `allowed` documents only, for the time of a request: nothing is built again.
 
         Args:
-            scores: one column per code.
-            nodes: `(rows,)`, nodes of `level`; a row with node -1 becomes -inf throughout.
+            allowed: a boolean mask `(num_documents,)`; document numbers; or one of these per row of the batch: a mask
+                `(batch, num_documents)`, or a list of lists of document numbers. With one per row, the rows given to
+                other methods are shared out evenly: of `rows`, row `i` has the filter `i * batch // rows`.
 
         Raises:
-            ValueError: the tree has codes without a column.
+            ValueError: a mask of another length, or numbers that no document has.
         """
-        vocabulary = scores.shape[1]
-        if self.max_code >= vocabulary:
-            raise ValueError(
-                f"The tree has codes up to {self.max_code}, the scores have {vocabulary} columns: give token_ids that "
-                "map the codes to the model's tokens, or resize the model's token embeddings."
-            )
-        if level == 0:
-            # All first codes are allowed in every row: no gathering, and the row of flags is the same in every call.
-            if self._root_row is None or len(self._root_row) != vocabulary:
-                self._root_row = torch.zeros(vocabulary, dtype=torch.bool, device=self.device)
-                self._root_row[self._keys[0]] = True
-            masked = torch.where(self._root_row, scores, -torch.inf)
-            masked[nodes < 0] = -torch.inf
-            return masked
-        rows, codes, _ = self.expand(nodes, level)
-        cells = rows * vocabulary + codes
-        masked = torch.full_like(scores, -torch.inf, memory_format=torch.contiguous_format)
-        masked.view(-1).scatter_(0, cells, scores.take(cells))
-        return masked
+        state = self._state
+        mask = document_mask(allowed, state.num_documents, self.device)
+        batch = len(mask) if mask.ndim == 2 else None
+        if None not in (batch, state.batch) and batch != state.batch:
+            raise ValueError(f"Found {batch} filters for a view that has {state.batch}: expected as many, or one.")
+        parts = []
+        for segment, flags in state.parts:
+            numbers = segment.arrays.documents
+            places = mask[..., : segment.arrays.count] if numbers is None else mask.index_select(-1, numbers)
+            if flags is not None:
+                places = places & flags.places
+            parts.append(Part(segment, AllowedNodes.from_documents(segment, places)))
+        return self._view(TreeState(tuple(parts), state.num_documents, batch or state.batch, state.removed))
+
+    def add(self, sequences, lengths=None) -> LongTensor:
+        """Adds documents; what it costs grows with their number, not with the tree, except when it is compacted.
+
+        They are kept apart from the others until more than a 16th of all documents is pending; then the tree is built
+        again from all of them.
+
+        Returns:
+            their numbers `(N,)`, from `num_documents` on.
+
+        Raises:
+            ValueError: as from_sequences; sequences of another length when all have the same; a view.
+        """
+        self._check_is_no_view()
+        rows, lengths = as_rows(sequences, lengths)
+        if self.fixed_length and (lengths is not None or rows.shape[1] != self.depth):
+            found = f"{rows.shape[1]}" if lengths is None else f"up to {rows.shape[1]}"
+            raise ValueError(f"Found sequences of {found} codes: those of this tree have {self.depth}.")
+        rows = rows.long().to(self.device)
+        if lengths is None:
+            lengths = torch.full((len(rows),), rows.shape[1], device=self.device)
+        with self._changing:
+            base, *added = self._state.parts
+            numbers = torch.arange(self.num_documents, self.num_documents + len(rows), device=self.device)
+            # Few documents join the last few; when these become many, they join all that are pending.
+            few = [part for part in added[-1:] if part.segment.arrays.count < FEW]
+            joining = few if len(rows) + sum(part.segment.arrays.count for part in few) < FEW else added
+            fresh = self._built([*map(live_documents, joining), (rows, lengths.to(self.device), numbers)])
+            kept = added[: len(added) - len(joining)]
+            self._replace((base, *kept, Part(fresh, None)), self.num_documents + len(rows), self._state.removed)
+        return numbers
+
+    def remove(self, documents) -> None:
+        """Removes documents by their numbers; what it costs grows with how many they are, as in [`~PrefixTree.add`].
+
+        The first removal after a compaction also finds the place of every document, once.
+
+        Raises:
+            ValueError: numbers that no document has, or a view.
+        """
+        self._check_is_no_view()
+        numbers = torch.unique(document_numbers(documents, self.device))
+        with self._changing:
+            parts, missing, found = list(self._state.parts), numbers, []
+            for i, (_, flags) in enumerate(parts):
+                places = self._places_of(i, missing)
+                known = places >= 0
+                if flags is not None:
+                    known &= flags.places[places.clamp(min=0)]
+                if known.any():
+                    found.append((i, places[known]))
+                    missing = missing[~known]
+            if len(missing):
+                raise ValueError(f"Found {len(missing)} numbers that no document has, such as {missing[:5].tolist()}.")
+            removed = self._state.removed
+            for i, places in found:
+                segment, flags = parts[i]
+                parts[i] = Part(segment, Removals.none(segment) if flags is None else flags)
+                parts[i].flags.remove(segment, places)
+                removed += len(places) if i == 0 else 0
+            self._replace(tuple(parts), self.num_documents, removed)
+
+    def compact(self) -> None:
+        """Builds the tree again from the documents that it has now; their numbers stay."""
+        self._check_is_no_view()
+        with self._changing:
+            self._compact()
 
     def relabelled(self, token_ids) -> "PrefixTree":
         """The tree with every code replaced by a token id, to constrain a model with a vocabulary of its own.
@@ -243,66 +201,95 @@ class PrefixTree:
                     f"token_ids has {len(tokens.unique())} different tokens for {len(tokens)} codes of position "
                     f"{position}: give each code of a position a token of its own."
                 )
-        rows = self.sequences()
-        tokens = table[torch.arange(self.depth, device=self.device), rows.clamp(min=0)]
-        return PrefixTree.from_sequences(tokens, None if self.fixed_length else (rows != PADDING).sum(1))
+        documents = []
+        for rows, lengths, numbers in map(live_documents, self._state.parts):
+            positions = torch.arange(rows.shape[1], device=self.device)
+            tokens = torch.where(rows == PADDING, PADDING, table[positions, rows.clamp(min=0)])
+            documents.append((tokens, lengths, numbers))
+        segment = self._built(documents)
+        return PrefixTree(TreeState((Part(segment, None),), self.num_documents), self.layout)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes `prefix_tree.safetensors` into `folder`, and lists it in the folder's manifest if there is one."""
-        folder = Path(folder)
-        dtype = torch.int32 if self.max_code <= INT32_MAX else torch.int64
-        arrays = {f"starts.{position}": starts for position, starts in enumerate(self._starts)}
-        arrays |= {f"codes.{position}": (keys % self._base).to(dtype) for position, keys in enumerate(self._keys)}
-        arrays |= {f"terminal.{position}": ends for position, ends in enumerate(self._terminal or [])}
-        with atomic_path(folder / PREFIX_TREE_NAME) as temporary:
-            save_file(arrays, temporary, metadata={"format": FORMAT_NAME, "version": str(FORMAT_VERSION)})
-        if (folder / MANIFEST_NAME).exists():
-            update_manifest(folder, [PREFIX_TREE_NAME])
+        """Writes `prefix_tree.safetensors` into `folder`, and lists it in the folder's manifest if there is one.
+
+        What is pending is compacted in the file; document numbers stay.
+        """
+        parts = self._state.parts
+        pending = len(parts) > 1 or parts[0].flags is not None
+        segment = self._built(list(map(live_documents, parts))) if pending else parts[0].segment
+        write_prefix_tree(folder, segment.arrays, self.num_documents)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, **hub_kwargs) -> "PrefixTree":
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, layout: str | None = None, memory_map: bool = False, **hub_kwargs
+    ) -> "PrefixTree":
         """Reads the tree of a folder or of a Hub repository, on the CPU.
 
         Args:
+            layout: `fast` or `compact`; by default `fast`, with `memory_map` `compact`.
+            memory_map: leave the arrays in the file, from where the system loads what is looked at. The keys of the
+                `fast` layout are made in memory all the same.
             hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
             FileNotFoundError: no such folder, repository or file.
             CorruptedFolderError: the file is not the one its manifest lists, or not a prefix tree through and through.
         """
-        path = resolve_file(name_or_path, PREFIX_TREE_NAME, **hub_kwargs)
-        verify_files([path], resolve_file(name_or_path, MANIFEST_NAME, optional=True, **hub_kwargs))
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
-            return cls(checked_arrays(metadata, arrays))
-        except (SafetensorError, ValueError, OSError) as error:
-            raise CorruptedFolderError(
-                f"{path} is not a complete prefix tree: {error} Download it again, or write it again with "
-                "PrefixTree.save_pretrained."
-            ) from error
+        layout = layout or ("compact" if memory_map else "fast")
+        if layout not in LAYOUTS:
+            raise ValueError(f"Found layout={layout!r}: expected one of {LAYOUTS}.")
+        arrays, num_documents = read_prefix_tree(name_or_path, memory_map, **hub_kwargs)
+        segment = PrefixSegment(arrays, layout == "fast")
+        return cls(TreeState((Part(segment, None),), num_documents), layout)
 
-    @property
-    def _base(self) -> int:
-        return self.max_code + 1
+    def __getstate__(self) -> dict:
+        # Neither a lock nor what is found by the identity of an object belongs in a copy.
+        return vars(self) | {"_changing": None, "_places": {}}
 
-    def _paths(self, nodes: LongTensor, level: int) -> LongTensor:
-        """The prefixes `(rows, depth)` of `nodes` `(rows,)` of `level`, padded with -1."""
-        paths = torch.full((len(nodes), self.depth), PADDING, device=self.device)
-        for position in reversed(range(level)):
-            keys = self._keys[position][nodes]
-            nodes = keys // self._base
-            paths[:, position] = keys - nodes * self._base
-        return paths
+    def __setstate__(self, values: dict) -> None:
+        vars(self).update(values)
+        self._changing = None if self._is_view else threading.Lock()
 
-    def _step(self, nodes: LongTensor, codes: LongTensor, level: int) -> LongTensor:
-        """From `nodes` of `level` to their children with `codes`, on `level + 1`; all three `(rows,)`, -1 for none."""
-        if level >= self.depth:
-            return torch.full_like(nodes, -1)
-        # A code outside the tree's range would make the key of another parent's child; that of node -1 is negative.
-        possible = (codes >= 0) & (codes <= self.max_code)
-        wanted = torch.where(possible, nodes * self._base + codes, -1)
-        keys = self._keys[level]
-        children = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        return torch.where(keys[children] == wanted, children, -1)
+    def _check_is_no_view(self) -> None:
+        if self._is_view:
+            raise ValueError("This is a view of a tree (filtered, a snapshot or on another device): change the tree.")
+
+    def _replace(self, parts: tuple[Part, ...], num_documents: int, removed: int) -> None:
+        """The next state: other threads see the old one or the new one."""
+        known = {id(part.segment) for part in parts}
+        self._places = {key: places for key, places in self._places.items() if key in known}
+        self._state = TreeState(parts, num_documents, removed=removed)
+        if self.pending > max(COMPACT_ABOVE, num_documents // COMPACT_SHARE):
+            self._compact()
+
+    def _compact(self) -> None:
+        documents = list(map(live_documents, self._state.parts))
+        if self.pending and any(len(numbers) for _, _, numbers in documents):
+            self._places = {}
+            self._state = TreeState((Part(self._built(documents), None),), self.num_documents)
+
+    def _built(self, documents: list[tuple[LongTensor, LongTensor, LongTensor]]) -> PrefixSegment:
+        """A segment of documents: sequences `(N, positions)` padded with -1, lengths `(N,)` and numbers `(N,)`."""
+        documents = [live for live in documents if len(live[2])]
+        if not documents:
+            raise ValueError("All documents of this tree were removed: there is nothing to build it from.")
+        depth = max(int(lengths.max()) for _, lengths, _ in documents)
+        rows = torch.cat([pad(rows, (0, depth - rows.shape[1]), value=PADDING) for rows, _, _ in documents])
+        lengths, numbers = (torch.cat([each[i] for each in documents]) for i in (1, 2))
+        # A tree of several lengths stays one, whatever is left of it: its processors expect the end of an ID.
+        arrays = build_arrays(rows, None if self.fixed_length else lengths, numbers)
+        return PrefixSegment(arrays, self.layout == "fast")
+
+    def _places_of(self, part: int, numbers: LongTensor) -> LongTensor:
+        """Where the documents with `numbers` stand in a part, -1 where they do not."""
+        arrays = self._state.parts[part].segment.arrays
+        if arrays.documents is None:
+            return torch.where((numbers >= 0) & (numbers < arrays.count), numbers, -1)
+        key = id(self._state.parts[part].segment)
+        if key not in self._places:
+            places = torch.full((int(arrays.documents.max()) + 1,), -1, dtype=torch.int32, device=self.device)
+            places[arrays.documents] = torch.arange(arrays.count, dtype=torch.int32, device=self.device)
+            self._places[key] = places
+        places = self._places[key]
+        known = (numbers >= 0) & (numbers < len(places))
+        return torch.where(known, places[numbers.clamp(0, len(places) - 1)].long(), -1)

@@ -1,11 +1,54 @@
 """Search: texts to documents by beam search over the semantic IDs that exist."""
 
 import torch
+from torch import LongTensor, Tensor
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from .backbones import backbone_kind
+from .beam_search import beam_search
 from .outputs import SearchOutput
 from .prefix_tree import PrefixTree
+from .shared_attention import SharedStates
 
 
+class IDSteps:
+    """Log-probabilities of each position's codes, a step of [`beam_search`] at a time.
+
+    Encoder states, their keys and values and the pooled embedding belong to a text; its beams share them.
+
+    Args:
+        model: an [`LMIndexerForSemanticID`].
+        states: of the encoder, `(texts, tokens, hidden)`.
+        mask: `(texts, tokens)`.
+    """
+
+    def __init__(self, model, states: Tensor, mask: Tensor):
+        self.kind, self.model = backbone_kind(model.config), model
+        self.offsets = model.config.position_offsets
+        self.decoder, shares = self.kind.searcher(model)
+        self.shared = SharedStates(states, mask, shares)
+        self.pooled = self.kind.pooled(model.config, states, mask)
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def __call__(self, ids: LongTensor, parents: LongTensor | None) -> Tensor:
+        """Log-probabilities `(rows, codes)` of what follows `ids` `(rows, 1 + level)`; see [`beam_search`]."""
+        level, pooled, codebooks = ids.shape[1] - 1, self.pooled, self.model.codebooks
+        if parents is not None:
+            self.cache.self_attention_cache.reorder_cache(parents)
+        states, mask = self.shared.of_rows(len(ids), self.cache)
+        first = level - 1 if parents is not None and pooled is None else 0  # the prefix is in the cache
+        codes = codebooks.lookup(ids[:, 1 + first :], first)
+        if pooled is not None and len(pooled) != len(ids):
+            pooled = pooled.repeat_interleave(len(ids) // len(pooled), dim=0, output_size=len(ids))
+        hidden, _ = self.kind.decode(self.model, codes, states, mask, self.cache, True, pooled, self.decoder)
+        return codebooks.logits(hidden[:, -1], level).float().log_softmax(-1)
+
+    def columns(self, codes: LongTensor, level: int) -> LongTensor:
+        """Columns of the log-probabilities that belong to the flat ids `codes`."""
+        return codes - self.offsets[level]
+
+
+@torch.no_grad()
 def search_documents(
     model,
     index,
@@ -27,7 +70,7 @@ def search_documents(
         num_beams: width of the beam; 20 in the paper.
         top_k: documents per text, at most `num_beams`.
         allowed: only these documents: a boolean mask `(documents,)` in the order of `index.document_ids`, or a list
-            of document ids.
+            of document ids; or, for each text its own, a mask `(texts, documents)` or a list of lists of ids.
         input_ids, attention_mask, inputs_embeds, encoder_outputs, token_type_ids: the texts, as in the model's
             `forward`.
 
@@ -35,77 +78,44 @@ def search_documents(
         [`SearchOutput`]; equal scores in the order of the IDs.
 
     Raises:
-        ValueError: `top_k` over `num_beams`, or an index that does not fit the model.
+        ValueError: `top_k` over `num_beams`, an index that does not fit the model, or filters for another number of
+            texts.
     """
     if top_k > num_beams:
         raise ValueError(f"top_k={top_k} asks for more documents than num_beams={num_beams} finds: raise num_beams.")
     index.check_model(model.config)
-    with torch.no_grad():
-        if encoder_outputs is None:
-            states, mask = model.encode(input_ids, attention_mask, inputs_embeds)
-        else:
-            states, mask = model.given_states(encoder_outputs, attention_mask)
-        tree = index.tree
-        if allowed is not None:
-            rows = index.rows_of(allowed)
-            if len(rows) == 0:
-                none = torch.empty(len(states), 0, tree.depth, dtype=torch.long)
-                return SearchOutput([[] for _ in none], torch.empty(none.shape[:2]), none)
-            tree = PrefixTree.from_sequences(index.sequences[rows])
-        ids, scores = beam_search(model, states, mask, tree, num_beams)
-    # Beams are in the order of their IDs, and the sorting is stable.
-    order = scores.argsort(dim=1, descending=True, stable=True)[:, :top_k]
-    ids = ids.gather(1, order[:, :, None].expand(-1, -1, tree.depth)).cpu()
-    documents = [[document for found in index.documents_of(row) for document in found] for row in ids]
-    return SearchOutput(documents, scores.gather(1, order).cpu(), ids)
+    if encoder_outputs is None:
+        states, mask = model.encode(input_ids, attention_mask, inputs_embeds)
+    else:
+        states, mask = model.given_states(encoder_outputs, attention_mask)
+    tree = (index.tree if allowed is None else index.filtered(allowed)).to(states.device).snapshot()
+    check_filters(tree, len(states))
+    prompt = torch.full((len(states), 1), model.config.decoder_start_token_id, device=states.device)
+    ids, scores = beam_search(IDSteps(model, states, mask), tree, prompt, num_beams)
+    ids, scores = best_first(ids, scores, top_k)
+    ids, scores = ids.cpu(), scores.cpu()
+    found = iter(index.documents_of(ids.flatten(0, 1)))
+    documents = [[document for _ in row for document in next(found)] for row in ids]
+    return SearchOutput(documents, scores, ids)
 
 
-def beam_search(
-    model, states: torch.Tensor, mask: torch.Tensor, tree: PrefixTree, num_beams: int
-) -> tuple[torch.LongTensor, torch.Tensor]:
-    """The most likely IDs of a tree, as `generate` with its logits processor finds them.
+def check_filters(tree: PrefixTree, num_texts: int) -> None:
+    """Raises ValueError when a tree has filters for another number of texts."""
+    if tree.num_filters not in (None, num_texts):
+        raise ValueError(
+            f"There are filters for {tree.num_filters} texts and {num_texts} texts: give one filter for all of them, "
+            "or one for each."
+        )
 
-    `generate` takes whichever it meets of equally likely IDs, such as the documents of a group before the last
-    position is trained; here the first ones win. And cross-attention is computed once per text, not once per beam.
 
-    Args:
-        model: an [`LMIndexerForSemanticID`].
-        states: of the encoder, `(texts, tokens, hidden)`.
-        mask: `(texts, tokens)`.
+def best_first(ids: LongTensor, scores: Tensor, number: int) -> tuple[LongTensor, Tensor]:
+    """The best `number` of `ids` `(texts, beams, positions)` by `scores` `(texts, beams)`, the first of equals first.
 
-    Returns:
-        flat ids `(texts, beams, positions)`, each text's in ascending order, and their log-probabilities
-        `(texts, beams)`; `num_beams` of them, or as many as there are.
+    What has no score becomes zeros; as many rows as the text with most IDs has are left.
     """
-    tree = tree.to(states.device)
-    texts = torch.arange(len(states), device=states.device)  # of every row; the rows are all beams of all texts
-    ids = torch.full((len(states), 1), model.config.decoder_start_token_id, device=states.device)
-    nodes, scores, cache = torch.zeros_like(texts), torch.zeros(len(states), device=states.device), None
-    for level, offset in enumerate(model.config.position_offsets):
-        hidden, _, cache = model.decode(ids, states[texts], mask[texts], cache, use_cache=True)
-        log_probabilities = model.codebooks.logits(hidden[:, -1], level).float().log_softmax(-1)
-        rows, codes, children = tree.expand(nodes, level)
-        candidates = scores[rows] + log_probabilities[rows, codes - offset]
-        kept = best_of_each_text(candidates, texts[rows], len(states), num_beams)
-        rows, nodes, scores = rows[kept], children[kept], candidates[kept]
-        ids, texts = torch.cat([ids[rows], codes[kept, None]], dim=1), texts[rows]
-        if cache is not None:
-            cache.reorder_cache(rows)
-    # All texts have equally many: as many as fit, out of one tree.
-    return ids[:, 1:].unflatten(0, (len(states), -1)), scores.unflatten(0, (len(states), -1))
-
-
-def best_of_each_text(scores: torch.Tensor, texts: torch.Tensor, num_texts: int, number: int) -> torch.LongTensor:
-    """Places of the `number` highest `scores` `(candidates,)` of each text, in ascending order; the first of equals.
-
-    Args:
-        texts: `(candidates,)`, ascending.
-    """
-    counts = texts.bincount(minlength=num_texts)
-    columns = torch.arange(len(texts), device=texts.device) - (counts.cumsum(0) - counts)[texts]
-    table = scores.new_full((num_texts, int(counts.max())), -torch.inf)  # one row per text
-    table[texts, columns] = scores
-    least = table.topk(min(number, table.shape[1]), dim=1).values[:, -1:]
-    above, equal = table > least, table == least
-    chosen = above | (equal & (equal.cumsum(1) <= number - above.sum(1, keepdim=True)))
-    return chosen[texts, columns].nonzero().squeeze(1)
+    order = scores.argsort(dim=1, descending=True, stable=True)[:, :number]
+    scores = scores.gather(1, order)
+    found = scores > -torch.inf
+    ids = ids.gather(1, order[:, :, None].expand(-1, -1, ids.shape[2])).masked_fill(~found[:, :, None], 0)
+    most = int(found.sum(1).max()) if found.numel() else 0
+    return ids[:, :most], scores[:, :most]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from .document_ids import IDS_NAME, DocumentIds
 from .folder import MANIFEST_NAME, CorruptedFolderError, atomic_path, resolve_file, update_manifest, verify_files
 from .logits_process import PrefixTreeLogitsProcessor
 from .prefix_tree import PrefixTree
@@ -21,8 +22,6 @@ except ImportError:  # only reading and writing the table of IDs needs it
     pyarrow = None
 
 logger = logging.get_logger(__name__)
-
-IDS_NAME = "semantic_ids.parquet"
 
 
 def number_in_group(codes: np.ndarray, document_ids: Sequence) -> np.ndarray:
@@ -55,26 +54,23 @@ class SemanticIndex:
     ```
 
     Attributes:
-        document_ids: list of ids, all integers or all strings.
-        codes: `(N, positions)` int64 array, the disambiguation position last.
         position_sizes: codes per position, the disambiguation position's room last.
+        tree: the prefix tree of the IDs.
+        ids: the documents' ids, and the numbers that the tree gives them.
     """
 
     def __init__(self, document_ids: Sequence, codes: np.ndarray, position_sizes: Sequence[int]):
-        self.document_ids = check_ids(document_ids)
-        self.codes = check_codes(np.asarray(codes, dtype=np.int64), self.document_ids, position_sizes)
+        document_ids = check_ids(document_ids)
+        codes = check_codes(np.asarray(codes, dtype=np.int64), document_ids, position_sizes)
         self.position_sizes = [int(size) for size in position_sizes]
         self.name_or_path: str | None = None
         self.hub_kwargs: dict = {}
         self.model, self.tokenizer = None, None
-        self._rows = {document: row for row, document in enumerate(self.document_ids)}
-        offsets = np.cumsum([1, *self.position_sizes[:-1]])
-        self.sequences = torch.from_numpy(self.codes + offsets)
-        self.tree = PrefixTree.from_sequences(self.sequences)
+        self.ids = DocumentIds(document_ids)
+        self._codes = codes  # by document number, with room for more at the end
+        self.tree = PrefixTree.from_sequences(torch.from_numpy(codes + self._offsets))
         if len(self.tree) != len(self):
             raise ValueError(f"{len(self)} documents have only {len(self.tree)} different IDs; each needs its own.")
-        # Leaves of the tree are in the order of the sorted IDs.
-        self._row_of_leaf = np.lexsort(self.codes.T[::-1])
 
     @classmethod
     def from_codes(cls, document_ids: Sequence, codes, position_sizes: Sequence[int]) -> "SemanticIndex":
@@ -96,7 +92,27 @@ class SemanticIndex:
         return cls(document_ids, np.column_stack([codes, numbers]), position_sizes)
 
     def __len__(self) -> int:
-        return len(self.document_ids)
+        return len(self.ids)
+
+    @property
+    def document_ids(self) -> list:
+        """Ids of the documents, in the order in which they were added."""
+        return self.ids.present
+
+    @property
+    def codes(self) -> np.ndarray:
+        """`(N, positions)`, the disambiguation position last."""
+        codes = self._codes[: self.ids.count]
+        return codes if len(self) == self.ids.count else codes[self.ids.rows]
+
+    @property
+    def sequences(self) -> torch.LongTensor:
+        """Flat ids `(N, positions)`."""
+        return torch.from_numpy(self.codes + self._offsets)
+
+    @property
+    def _offsets(self) -> np.ndarray:
+        return np.cumsum([1, *self.position_sizes[:-1]])
 
     def __repr__(self) -> str:
         return f"SemanticIndex({len(self):,} documents, {' x '.join(map(str, self.position_sizes))} codes)"
@@ -109,7 +125,20 @@ class SemanticIndex:
     @property
     def logits_processor(self) -> PrefixTreeLogitsProcessor:
         """Keeps `generate` on the IDs of this index."""
-        return PrefixTreeLogitsProcessor(self.tree)
+        return PrefixTreeLogitsProcessor(self.tree, document_ids=self.ids)
+
+    def filtered(self, allowed) -> PrefixTree:
+        """A view of the tree with the allowed documents only, for the time of a request.
+
+        Args:
+            allowed: a boolean mask `(N,)` in the order of `document_ids`, or document ids; or one of these per row of
+                a batch: a mask `(batch, N)`, or a list of lists of ids.
+
+        Raises:
+            ValueError: a mask of another length; KeyError: an id that is not in the index.
+        """
+        tree = self.tree.snapshot()
+        return tree.filtered(self.ids.mask(allowed, tree.num_documents))
 
     def documents_of(self, ids: torch.Tensor) -> list[list]:
         """Documents of flat ids `(rows, positions)`, or `(rows, 1 + positions)` as `generate` returns them.
@@ -127,8 +156,12 @@ class SemanticIndex:
                 f"Expected flat ids of shape (rows, {positions}), or (rows, {positions + 1}) with the start id first; "
                 f"got {tuple(ids.shape)}."
             )
-        leaves = self.tree.walk(ids[:, -positions:]).tolist()
-        return [[] if leaf < 0 else [self.document_ids[self._row_of_leaf[leaf]]] for leaf in leaves]
+        tree = self.tree.snapshot()
+        rows, numbers = tree.documents(tree.walk(ids[:, -positions:]), positions)
+        found: list[list] = [[] for _ in ids]
+        for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
+            found[row].append(self.ids.numbered[number])
+        return found
 
     def rows_of(self, documents) -> np.ndarray:
         """Row numbers of document ids, or of the true entries of a mask `(N,)` in the order of `document_ids`.
@@ -146,14 +179,12 @@ class SemanticIndex:
                     raise ValueError(f"Expected a mask of shape ({len(self)},), got {tuple(documents.shape)}.")
                 return torch.as_tensor(documents).cpu().numpy().nonzero()[0]
             documents = documents.tolist()
-        unknown = [document for document in documents if document not in self._rows]
-        if unknown:
-            raise KeyError(f"{len(unknown)} documents are not in the index: {unknown[:5]}. Add them first.")
-        return np.array([self._rows[document] for document in documents], dtype=np.int64)
+        numbers = self.ids.find(documents)
+        return numbers if len(self) == self.ids.count else np.searchsorted(self.ids.rows, numbers)
 
     def sequences_of(self, document_ids: Sequence) -> torch.LongTensor:
         """Flat ids `(documents, positions)`: the labels to fine-tune on."""
-        return self.sequences[self.rows_of(document_ids)]
+        return torch.from_numpy(self._codes[self.ids.find(list(document_ids))] + self._offsets)
 
     def check_model(self, config) -> None:
         """Raises ValueError when a model's codebooks are not those of this index; its last room may be larger."""
@@ -210,31 +241,62 @@ class SemanticIndex:
         """
         documents = list(documents)
         new_ids = [document["id"] for document in documents]
-        present = [document for document in new_ids if document in self._rows]
+        present = [document for document in new_ids if document in self.ids]
         if present:
             raise ValueError(f"Documents {present[:5]} are in the index already: remove them first.")
-        check_ids([*self.document_ids, *new_ids])
-        flat = self.encode([document["text"] for document in documents], batch_size).numpy()
-        learned = flat - np.cumsum([1, *self.position_sizes[:-1]])[:-1]
-        taken: dict[tuple, set] = {}
-        for row in self.codes.tolist():
-            taken.setdefault(tuple(row[:-1]), set()).add(row[-1])
-        numbers = np.zeros(len(documents), dtype=np.int64)
+        if not documents:
+            return torch.empty(0, len(self.position_sizes), dtype=torch.long)
+        new_ids = check_ids(new_ids)
+        check_kind([*new_ids, *self.ids.numbered[:1]])
+        learned = self.encode([document["text"] for document in documents], batch_size)
+        numbers = self._free_numbers(learned, new_ids)
+        codes = np.column_stack([learned.numpy() - self._offsets[:-1], numbers])
+        check_room(int(numbers.max()) + 1, self.position_sizes[-1])
+        sequences = torch.from_numpy(codes + self._offsets)
+        self._append(codes)
+        self.tree.add(sequences)
+        self.ids.add(new_ids)
+        return sequences
+
+    def _free_numbers(self, learned: torch.LongTensor, new_ids: list) -> np.ndarray:
+        """Disambiguation codes `(documents,)` for new documents with `learned` flat ids: the least that are free."""
+        tree, level = self.tree.snapshot(), learned.shape[1]
+        groups, group_of = torch.unique(learned, dim=0, return_inverse=True)
+        rows, flat, _ = tree.expand(tree.walk(groups), level)
+        taken: list[set] = [set() for _ in groups]
+        for row, code in zip(rows.tolist(), (flat - int(self._offsets[-1])).tolist(), strict=True):
+            taken[row].add(code)
+        numbers = np.zeros(len(new_ids), dtype=np.int64)
         for i in np.argsort(np.asarray(new_ids), kind="stable"):
-            used = taken.setdefault(tuple(learned[i].tolist()), set())
+            used = taken[group_of[i]]
             numbers[i] = next(n for n in range(len(used) + 1) if n not in used)
             used.add(int(numbers[i]))
-        codes = np.concatenate([self.codes, np.column_stack([learned, numbers])])
-        self._replace([*self.document_ids, *new_ids], codes)
-        return self.sequences_of(new_ids)
+        return numbers
+
+    def _append(self, codes: np.ndarray) -> None:
+        """Puts `codes` `(documents, positions)` behind the others; a full array is doubled: many adds stay cheap."""
+        count = self.ids.count
+        if count + len(codes) > len(self._codes):
+            room = np.zeros((count + max(count, len(codes)), codes.shape[1]), dtype=np.int64)
+            room[:count] = self._codes[:count]
+            self._codes = room
+        self._codes[count : count + len(codes)] = codes
 
     def remove(self, document_ids: Sequence) -> None:
         """Removes documents; no other ID changes. Raises KeyError for an id that is not in the index."""
-        keep = np.ones(len(self), dtype=bool)
-        keep[self.rows_of(list(document_ids))] = False
-        if not keep.any():
+        document_ids = list(document_ids)
+        if len(set(self.ids.find(document_ids).tolist())) == len(self):
             raise ValueError("This would remove every document; an index holds at least one.")
-        self._replace([d for d, kept in zip(self.document_ids, keep, strict=True) if kept], self.codes[keep])
+        if not document_ids:
+            return
+        self.tree.remove(self.ids.remove(document_ids))
+        if 2 * len(self) < self.ids.count:
+            self._forget_removed()
+
+    def _forget_removed(self) -> None:
+        """Numbers the documents anew, when most numbers are those of removed ones."""
+        ids, codes, sequences = list(self.document_ids), self.codes, self.sequences
+        self.ids, self._codes, self.tree = DocumentIds(ids), codes, PrefixTree.from_sequences(sequences)
 
     def resize_disambiguation(self, num_codes: int) -> None:
         """Gives the last position room for `num_codes`, as `model.resize_disambiguation` does; no ID changes.
@@ -247,12 +309,6 @@ class SemanticIndex:
                 f"The last position has room for {self.position_sizes[-1]} codes; it cannot shrink to {num_codes}."
             )
         self.position_sizes[-1] = num_codes
-
-    def _replace(self, document_ids: list, codes: np.ndarray) -> None:
-        """Starts over with other documents, keeping what the index is attached to; stays as it was on an error."""
-        new = SemanticIndex(document_ids, codes, self.position_sizes)
-        kept = {name: getattr(self, name) for name in ("name_or_path", "hub_kwargs", "model", "tokenizer")}
-        self.__dict__.update(new.__dict__ | kept)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes `semantic_ids.parquet` (`id`, `codes`, `semantic_id`) and `prefix_tree.safetensors`, atomically."""
@@ -267,7 +323,9 @@ class SemanticIndex:
             pyarrow.parquet.write_table(table, temporary)
         if (folder / MANIFEST_NAME).exists():
             update_manifest(folder, [IDS_NAME])
-        self.tree.save_pretrained(folder)
+        # Rows of the table are the documents' numbers in the file of the tree.
+        renumbered = len(self) < self.ids.count
+        (PrefixTree.from_sequences(self.sequences) if renumbered else self.tree).save_pretrained(folder)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **hub_kwargs) -> "SemanticIndex":
@@ -310,15 +368,20 @@ def check_ids(document_ids: Sequence) -> list:
     ids = [i.item() if isinstance(i, np.generic) else i for i in ids]
     if not ids:
         raise ValueError("There are no documents; an index holds at least one.")
-    if not (all(type(i) is int for i in ids) or all(type(i) is str for i in ids)):
-        raise ValueError(
-            f"Document ids must be all integers or all strings, got {sorted({type(i).__name__ for i in ids})}."
-        )
+    check_kind(ids)
     if len(set(ids)) < len(ids):
         seen: set = set()
         repeated = list(dict.fromkeys(i for i in ids if i in seen or seen.add(i)))
         raise ValueError(f"{len(repeated)} document ids occur more than once: {repeated[:5]}. Make them unique.")
     return ids
+
+
+def check_kind(ids: list) -> None:
+    """Raises ValueError for ids that are not all integers or all strings."""
+    if not (all(type(i) is int for i in ids) or all(type(i) is str for i in ids)):
+        raise ValueError(
+            f"Document ids must be all integers or all strings, got {sorted({type(i).__name__ for i in ids})}."
+        )
 
 
 def check_codes(codes: np.ndarray, document_ids: list, position_sizes: Sequence[int]) -> np.ndarray:
@@ -337,10 +400,14 @@ def check_codes(codes: np.ndarray, document_ids: list, position_sizes: Sequence[
         raise ValueError(
             f"Document {document_ids[row]!r} has the codes {codes[row].tolist()}; the sizes are {sizes.tolist()}."
         )
-    largest = int(codes[:, -1].max()) + 1
-    if largest > sizes[-1]:
-        raise ValueError(
-            f"{largest} documents share their learned codes, the last position has room for {sizes[-1]}: call "
-            f"model.resize_disambiguation({largest}) or more, and the same of the index if there is one."
-        )
+    check_room(int(codes[:, -1].max()) + 1, sizes[-1])
     return codes
+
+
+def check_room(documents: int, room: int) -> None:
+    """Raises ValueError when a group of documents outgrows the room of the last position."""
+    if documents > room:
+        raise ValueError(
+            f"{documents} documents share their learned codes, the last position has room for {room}: call "
+            f"model.resize_disambiguation({documents}) or more, and the same of the index if there is one."
+        )

@@ -2,19 +2,31 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, T5Config, T5ForConditionalGeneration
 
+from modeling_lmindexer import logits_process
 from modeling_lmindexer.folder import CorruptedFolderError
 from modeling_lmindexer.logits_process import PrefixTreeLogitsProcessor
-from modeling_lmindexer.prefix_tree import PREFIX_TREE_NAME, PrefixTree
+from modeling_lmindexer.prefix_file import PREFIX_TREE_NAME
+from modeling_lmindexer.prefix_tree import PrefixTree
+
+quick = settings(
+    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 PAD, EOS, VOCABULARY = 0, 1, 60
 TOKENS = torch.arange(10, 40)  # the model's token of code 0, 1, ...
 FIXED = [[0, 7, 12], [0, 7, 13], [0, 8, 12], [1, 7, 12], [1, 9, 14], [2, 6, 15], [5, 6, 15], [5, 9, 13]]
 RAGGED = [[0], [0, 7], [0, 7, 13], [1, 7, 12], [1, 9], [2, 6, 15], [5], [5, 9, 13]]
 QUERIES = torch.tensor([[41, 42, 43, 44], [45, 46, 47, PAD]])
+
+
+@pytest.fixture(autouse=True)
+def small_memory_is_kept_too(monkeypatch):
+    """Scores of a few rows would be written to fresh memory, where nothing can go wrong."""
+    monkeypatch.setattr(logits_process, "WORTH_KEEPING", 0)
 
 
 def tiny_t5():
@@ -187,7 +199,7 @@ def test_more_tokens_than_an_id_has_is_an_error(case, beams):
         case.model.generate(**case.inputs, logits_processor=trie, max_new_tokens=4, num_beams=beams)
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@quick
 @given(
     st.lists(st.lists(st.integers(2, 7), min_size=1, max_size=4), min_size=1, max_size=20),
     st.integers(0, 5),
@@ -207,12 +219,16 @@ def test_allows_exactly_what_continues_a_sequence(sequences, level, prompt_lengt
     before = scores.clone()
     masked = trie(input_ids, scores)
     assert torch.equal(scores, before)
+    lowest = torch.finfo(scores.dtype).min / 256
     for row, values, given_scores in zip(rows, masked, scores, strict=True):
         if EOS in row:
             expected = {EOS, PAD}
         else:
             expected = {s[level] for s in sequences if len(s) > level and s[:level] == row}
             expected |= {EOS} if row in sequences else set()
+        if not expected:  # a dead row: -inf throughout could not be sampled from
+            assert values[PAD] == lowest and values.isneginf().sum() == 8
+            continue
         allowed = sorted(expected)
         assert values.isfinite().nonzero().squeeze(1).tolist() == allowed
         assert torch.equal(values[allowed], given_scores[allowed])
@@ -304,5 +320,84 @@ def test_the_tree_follows_the_scores_to_a_gpu(case, trie):
         )
     finally:
         case.model.cpu()
-    assert trie.tree.device.type == "cuda"
     assert torch.equal(output.cpu(), on_cpu)
+
+
+@pytest.mark.parametrize("mode", [{"do_sample": False}, {"do_sample": True, "top_k": 0}, {"num_beams": 4}])
+def test_kept_scores_are_those_of_fresh_memory(case, trie, mode):
+    """`generate` keeps what the processor returned, of every step."""
+    fresh = PrefixTreeLogitsProcessor(
+        trie.tree, case.prompt_length, None, trie.eos_token_id, trie.pad_token_id, reuse_buffer=False
+    )
+    outputs = []
+    for processor in (trie, fresh):
+        torch.manual_seed(0)
+        outputs.append(generate(case, processor, output_logits=True, **mode))
+    assert torch.equal(outputs[0].sequences, outputs[1].sequences)
+    for kind in ("scores", "logits"):
+        for reused, expected in zip(outputs[0][kind], outputs[1][kind], strict=True):
+            assert torch.equal(reused, expected)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_static_cache_finds_the_same(case, trie, beams):
+    expected = generate(case, trie, num_beams=beams, do_sample=False).sequences
+    found = generate(case, trie, num_beams=beams, do_sample=False, cache_implementation="static").sequences
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("how", ["assistant_model", "prompt_lookup_num_tokens"])
+def test_assisted_generation_finds_what_greedy_does(case, trie, how):
+    if how == "assistant_model":
+        torch.manual_seed(1)
+        assistant = type(case.model)(case.model.config).eval()
+        arguments = {"assistant_model": assistant}
+    else:
+        arguments = {"prompt_lookup_num_tokens": 2}
+    for query in range(len(QUERIES)):
+        alone = SimpleNamespace(
+            model=case.model,
+            inputs={name: values[query : query + 1] for name, values in case.inputs.items()},
+            prompt_length=case.prompt_length,
+        )
+        expected = generate(alone, trie, do_sample=False).sequences
+        assert torch.equal(generate(alone, trie, do_sample=False, **arguments).sequences, expected)
+
+
+@pytest.mark.parametrize("sequences", [FIXED, RAGGED], ids=["fixed", "ragged"])
+def test_a_filter_per_query_is_a_tree_per_query(case, sequences):
+    eos = None if sequences is FIXED else EOS
+    trie = PrefixTreeLogitsProcessor(PrefixTree.from_sequences(sequences), case.prompt_length, TOKENS, eos, PAD)
+    filters = [[0, 1, 3, 6], [2, 4, 5, 6, 7]]
+    output = generate(case, trie.filtered(filters), num_beams=3, num_return_sequences=3)
+    assert trie.filtered(filters).is_valid(output.sequences, num_return_sequences=3).all()
+    for query, numbers in enumerate(filters):
+        allowed = PrefixTree.from_sequences([sequences[number] for number in numbers])
+        alone = PrefixTreeLogitsProcessor(allowed, case.prompt_length, TOKENS, EOS, PAD)
+        if eos is None:
+            alone = PrefixTreeLogitsProcessor(allowed, case.prompt_length, TOKENS)
+        expected = generate(case, alone, num_beams=3, num_return_sequences=3)
+        assert returned(case, output)[query] == returned(case, expected)[query]
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_query_without_any_allowed_document(case, trie, sample):
+    """Its rows come out flagged, whatever is in them, and the other query does not notice."""
+    filtered = trie.filtered([[], list(range(8))])
+    beams = {} if sample else {"num_beams": 3}
+    torch.manual_seed(0)
+    output = generate(case, filtered, do_sample=sample, num_return_sequences=3, **beams)
+    valid = filtered.is_valid(output.sequences, num_return_sequences=3)
+    assert not valid[:3].any()
+    assert set(returned(case, output)[1]) <= set(answers(trie))
+    assert valid[3:].sum() == len(set(returned(case, output)[1]))
+
+
+def test_fillers_are_flagged(case, trie):
+    """More beams than IDs: the others are repetitions or nothing."""
+    beams = len(trie.tree) + 3
+    output = generate(case, trie, num_beams=beams, num_return_sequences=beams)
+    valid = trie.is_valid(output.sequences, num_return_sequences=beams).view(len(QUERIES), beams)
+    scores = output.sequences_scores.view(len(QUERIES), beams)
+    assert torch.equal(valid, scores > -1e6)
+    assert (valid.sum(1) == len(trie.tree)).all()

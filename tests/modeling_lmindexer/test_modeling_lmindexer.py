@@ -21,7 +21,13 @@ from tiny_models import (
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, LogitsProcessor, T5ForConditionalGeneration, logging
 from transformers.utils.logging import warning_once
 
-from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID, PrefixTree, PrefixTreeLogitsProcessor
+from modeling_lmindexer import (
+    LMIndexerConfig,
+    LMIndexerForSemanticID,
+    PrefixTree,
+    PrefixTreeLogitsProcessor,
+    SemanticIndex,
+)
 
 LABELS = torch.tensor([[1, 9, 10], [3, 5, 12], [4, 7, 11]])
 
@@ -107,14 +113,28 @@ def test_more_beams_than_documents_of_a_prefix_give_what_exists():
         assert sorted(row.tolist()) == ids[ids[:, 0] == first].tolist()
 
 
-def test_documents_of_prefixes_of_different_size_cannot_fill_one_tensor():
+@pytest.mark.parametrize("num_beams", [1, 2, 3])
+def test_where_a_prefix_has_fewer_documents_rows_are_flagged(num_beams):
     model = tiny_model("t5")
-    ids = torch.tensor([[1, 5, 10], [1, 5, 11], [2, 6, 10]])
-    asked = {"num_beams": 3, "num_return_sequences": 2, "logits_processor": processor(ids)}
-    with pytest.raises(ValueError, match="1 to 2 IDs continue the prefixes in decoder_input_ids.*2 were asked for"):
-        model.generate(**tiny_inputs(), decoder_input_ids=torch.tensor([[0, 1], [0, 2], [0, 1]]), **asked)
-    with pytest.raises(ValueError, match="No ID continues the prefix"):
-        model.generate(**tiny_inputs(), decoder_input_ids=torch.tensor([[0, 1], [0, 3], [0, 1]]), **asked)
+    index = SemanticIndex(["a", "b", "c"], [[0, 0, 0], [0, 0, 1], [1, 1, 0]], model.config.position_sizes)
+    output = model.generate(
+        **tiny_inputs(),
+        decoder_input_ids=torch.tensor([[0, 1], [0, 2], [0, 4]]),
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        logits_processor=index.logits_processor,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    shape = (3, min(num_beams, 2))
+    found = [sum(index.documents_of(row), []) for row in output.sequences.unflatten(0, shape)]
+    if num_beams == 1:
+        assert found[0] in (["a"], ["b"]) and found[1:] == [["c"], []]
+        return
+    assert [sorted(documents) for documents in found] == [["a", "b"], ["c"], []]
+    fillers = output.sequences_scores.unflatten(0, shape) == -torch.inf
+    assert fillers.tolist() == [[False, False], [False, True], [True, True]]
+    assert not output.sequences[fillers.flatten(), 1:].any()
 
 
 def test_sampling_may_repeat_documents():

@@ -1,166 +1,127 @@
-import bisect
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import save_file
+from prefix_oracle import LAYOUTS, Documents, assert_answers, code_sequences, content, following
 
-from modeling_lmindexer.folder import CorruptedFolderError, read_manifest, update_manifest
-from modeling_lmindexer.prefix_tree import PREFIX_TREE_NAME, PrefixTree
+from modeling_lmindexer.prefix_tree import PrefixTree
 
 quick = settings(
-    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+both_layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
 THREE = [[3, 5], [3, 6], [4, 5]]
 RAGGED = [[3], [3, 5], [3, 5, 2], [4, 0, 1], [4, 1]]
 
 
-class DictTrie:
-    """The oracle: every prefix of every sequence, with the codes that follow it."""
-
-    def __init__(self, sequences):
-        self.sequences = sorted({tuple(sequence) for sequence in sequences})
-        self.depth = max(map(len, self.sequences))
-        self.following = {}
-        for sequence in self.sequences:
-            for level, code in enumerate(sequence):
-                self.following.setdefault(sequence[:level], set()).add(code)
-
-    def level(self, level):
-        """All prefixes of that length, sorted: their places are the node numbers."""
-        return sorted({sequence[:level] for sequence in self.sequences if len(sequence) >= level})
-
-    def node(self, prefix):
-        nodes = self.level(len(prefix))
-        place = bisect.bisect_left(nodes, tuple(prefix))
-        return place if place < len(nodes) and nodes[place] == tuple(prefix) else -1
-
-
-def padded(sequences, width):
-    return [[*sequence, *[-1] * (width - len(sequence))] for sequence in sequences]
-
-
-def assert_same(tree, other):
-    """The same arrays, whatever way the two trees came about."""
-    assert (tree.max_code, tree.depth, tree.fixed_length) == (other.max_code, other.depth, other.fixed_length)
-    for kind in ("_keys", "_starts", "_terminal"):
-        for mine, theirs in zip(getattr(tree, kind) or [], getattr(other, kind) or [], strict=True):
-            assert mine.dtype == theirs.dtype and torch.equal(mine, theirs)
-
-
-@st.composite
-def code_sequences(draw, scales=(1, 2**20, 2**33)):
-    """Few different codes, so that prefixes are shared and sequences repeated; large ones need several sorts."""
-    scale, offset = draw(st.sampled_from(scales)), draw(st.sampled_from([0, 7]))
-    code = st.integers(0, 4).map(lambda number: number * scale + offset)
-    shortest, longest = draw(st.sampled_from([(1, 5), (3, 3), (1, 1), (2, 6)]))
-    return draw(st.lists(st.lists(code, min_size=shortest, max_size=longest), min_size=1, max_size=40))
-
-
-@quick
-@given(code_sequences())
-def test_holds_exactly_the_sequences(sequences):
-    tree, oracle = PrefixTree.from_sequences(sequences), DictTrie(sequences)
-    assert len(tree) == len(oracle.sequences)
-    assert tree.depth == oracle.depth
-    assert tree.max_code == max(map(max, sequences))
-    assert tree.fixed_length == (len(set(map(len, sequences))) == 1)
-    assert tree.sequences().tolist() == padded(oracle.sequences, tree.depth)
-    for position in range(tree.depth):
-        assert tree.codes_at(position).tolist() == sorted({s[position] for s in sequences if len(s) > position})
-
-
-@quick
-@given(code_sequences())
-def test_walks_and_expands_every_prefix(sequences):
-    tree, oracle = PrefixTree.from_sequences(sequences), DictTrie(sequences)
-    for level in range(tree.depth + 1):
-        prefixes = oracle.level(level)
-        nodes = tree.walk(torch.tensor(prefixes, dtype=torch.long).view(len(prefixes), level))
-        assert nodes.tolist() == list(range(len(prefixes)))
-        assert tree.is_terminal(nodes, level).tolist() == [prefix in oracle.sequences for prefix in prefixes]
-        following = [sorted(oracle.following.get(prefix, ())) for prefix in prefixes]
-        assert [tree.children(prefix).tolist() for prefix in prefixes] == following
-        rows, codes, children = tree.expand(nodes, level)
-        assert list(zip(rows.tolist(), codes.tolist(), strict=True)) == [
-            (row, code) for row, codes in enumerate(following) for code in codes
-        ]
-        assert children.tolist() == list(range(len(codes)))
-
-
+@both_layouts
 @quick
 @given(code_sequences(), st.data())
-def test_prefixes_in_and_out_of_the_tree(sequences, data):
-    tree, oracle = PrefixTree.from_sequences(sequences), DictTrie(sequences)
+def test_answers_as_its_documents_do(layout, sequences, data):
+    tree, documents = PrefixTree.from_sequences(sequences, layout=layout), Documents(sequences)
     known = sorted({code for sequence in sequences for code in sequence})
-    strange = [-2, -1, 0, 1, tree.max_code + 1, 2 * tree.max_code + 2, 2**62]
-    width = data.draw(st.integers(0, tree.depth + 2))
-    code = st.sampled_from(known) | st.sampled_from(strange)
-    prefixes = data.draw(st.lists(st.lists(code, min_size=width, max_size=width), min_size=1, max_size=20))
-    prefixes += [[*sequence, *known * width][:width] for sequence in sequences]
-    nodes = tree.walk(torch.tensor(prefixes, dtype=torch.long).view(len(prefixes), width))
-    assert nodes.tolist() == [oracle.node(prefix) for prefix in prefixes]
-    dead = [[]] * int((nodes < 0).sum())
-    assert [tree.children(prefix).tolist() for prefix, node in zip(prefixes, nodes, strict=True) if node < 0] == dead
+    strange = [*known, 0, 1, 2, tree.max_code + 1, 2 * tree.max_code + 2, 2**62]
+    strangers = data.draw(st.lists(st.lists(st.sampled_from(strange), min_size=1, max_size=tree.depth), max_size=8))
+    assert_answers(tree, documents, strangers=list(map(tuple, strangers)))
+    assert tree.layout == layout
+    assert (tree.pending, tree.num_filters) == (0, None)
+    assert tree.max_code == max(map(max, sequences))
+    assert tree.depth == max(map(len, sequences))
+    assert tree.fixed_length == (len(set(map(len, sequences))) == 1)
 
 
-def test_codes_out_of_range_do_not_reach_the_children_of_a_neighbour():
-    tree = PrefixTree.from_sequences([[0, 0], [0, 4], [1, 0], [1, 4]])
-    assert tree.walk(torch.tensor([[0, 4], [0, 5], [0, 9], [1, -1], [1, -5], [2, -1]])).tolist() == [
-        1,
-        -1,
-        -1,
-        -1,
-        -1,
-        -1,
-    ]
+@both_layouts
+def test_the_order_of_the_sequences_numbers_the_documents(layout):
+    tree = PrefixTree.from_sequences([[4, 5], [3, 6], [4, 5], [3, 5], [4, 5]], layout=layout)
+    assert (len(tree), tree.num_documents) == (3, 5)
+    rows, numbers = tree.documents(tree.walk(torch.tensor([[4, 5], [3, 5], [3, 7], [3, 6]])), 2)
+    assert rows.tolist() == [0, 0, 0, 1, 3]
+    assert sorted(numbers[:3].tolist()) == [0, 2, 4] and numbers[3:].tolist() == [3, 1]
 
 
+@both_layouts
+def test_several_prefixes_and_repeated_ones(layout):
+    """As the beams of a query have them: in any order, and several rows with the same prefix."""
+    generator = torch.Generator().manual_seed(0)
+    sequences = torch.randint(0, 6, (300, 4), generator=generator)
+    tree, documents = PrefixTree.from_sequences(sequences, layout=layout), Documents(sequences.tolist())
+    for level in range(5):
+        prefixes = sequences[torch.randint(0, 300, (50,), generator=generator), :level]
+        nodes = tree.walk(prefixes)
+        expected = [
+            (row, code) for row, prefix in enumerate(prefixes.tolist()) for code in following(documents, tuple(prefix))
+        ]
+        rows, codes, _ = tree.expand(nodes, level)
+        assert list(zip(rows.tolist(), codes.tolist(), strict=True)) == expected
+        rows, numbers = tree.documents(nodes, level)
+        owners = [{n for n, s in documents.items() if s == tuple(prefix)} for prefix in prefixes.tolist()]
+        assert [set(numbers[rows == row].tolist()) for row in range(50)] == owners
+
+
+@both_layouts
+def test_no_rows_at_all(layout):
+    tree = PrefixTree.from_sequences(THREE, layout=layout)
+    for level in range(3):
+        nodes = tree.walk(torch.empty(0, level, dtype=torch.long))
+        assert nodes.shape == tree.is_terminal(nodes, level).shape == (0,)
+        assert all(len(found) == 0 for found in (*tree.expand(nodes, level), *tree.documents(nodes, level)))
+        assert tree.mask_scores(torch.zeros(0, 9), nodes, level).shape == (0, 9)
+    assert tree.contains(torch.empty(0, 2, dtype=torch.long)).shape == (0,)
+
+
+@both_layouts
+def test_codes_out_of_range_do_not_reach_the_children_of_a_neighbour(layout):
+    tree = PrefixTree.from_sequences([[0, 0], [0, 4], [1, 0], [1, 4]], layout=layout)
+    nodes = tree.walk(torch.tensor([[0, 4], [0, 5], [0, 9], [1, -1], [1, -5], [2, -1], [-1, 4], [0, 2**62]]))
+    assert (nodes >= 0).tolist() == [True] + [False] * 7
+
+
+@both_layouts
 @quick
 @given(code_sequences(), st.data())
-def test_contains_the_sequences_and_no_others(sequences, data):
-    tree, oracle = PrefixTree.from_sequences(sequences), DictTrie(sequences)
+def test_contains_the_sequences_and_no_others(layout, sequences, data):
+    tree = PrefixTree.from_sequences(sequences, layout=layout)
     known = sorted({code for sequence in sequences for code in sequence})
     code = st.sampled_from([*known, -2, tree.max_code + 1])
     others = data.draw(st.lists(st.lists(code, max_size=tree.depth + 1), max_size=20))
     candidates = [*sequences, *(sequence[:-1] for sequence in sequences), *others]
-    rows = padded(candidates, tree.depth + 1)
-    assert tree.contains(torch.tensor(rows)).tolist() == [tuple(row) in oracle.sequences for row in candidates]
-    gaps = [[*sequence, -1, known[0]] for sequence in sequences]
-    assert not tree.contains(padded(gaps, tree.depth + 2)).any()
+    rows = [[*row, *[-1] * (tree.depth + 1 - len(row))] for row in candidates]
+    assert tree.contains(torch.tensor(rows)).tolist() == [list(row) in sequences for row in candidates]
+    gaps = [[*sequence, -1, known[0], *[-1] * (tree.depth - len(sequence))] for sequence in sequences]
+    assert not tree.contains(gaps).any()
 
 
+@both_layouts
 @quick
 @given(code_sequences(scales=(1,)), st.data())
-def test_mask_scores_keeps_the_children_and_nothing_else(sequences, data):
-    tree, oracle = PrefixTree.from_sequences(sequences), DictTrie(sequences)
-    level = data.draw(st.integers(0, tree.depth + 1))
-    prefixes = oracle.level(level)
+def test_mask_scores_keeps_the_children_and_nothing_else(layout, sequences, data):
+    tree, documents = PrefixTree.from_sequences(sequences, layout=layout), Documents(sequences)
+    level = data.draw(st.integers(0, tree.depth))
+    prefixes = sorted({sequence[:level] for sequence in documents.values() if len(sequence) >= level})
     vocabulary = tree.max_code + 1 + data.draw(st.integers(0, 3))
-    picked = data.draw(st.lists(st.integers(-1, len(prefixes) - 1), min_size=1, max_size=12))
+    picked = data.draw(st.lists(st.sampled_from([*prefixes, None]), min_size=1, max_size=12))
     scores = torch.rand(len(picked), vocabulary)
     # None of these must survive outside the tree; NaN and +inf do not vanish in a sum with -inf.
     scores[data.draw(st.integers(0, len(picked) - 1)), data.draw(st.integers(0, vocabulary - 1))] = torch.inf
     before = scores.clone()
-    masked = tree.mask_scores(scores, torch.tensor(picked), level)
+    nodes = tree.walk(torch.tensor([[-5] * level if p is None else p for p in picked]).view(len(picked), level).long())
+    nodes = nodes.where(torch.tensor([prefix is not None for prefix in picked]), -1)
+    masked = tree.mask_scores(scores, nodes, level)
     expected = torch.full_like(scores, -torch.inf)
-    for row, node in enumerate(picked):
-        for code in oracle.following.get(prefixes[node], ()) if node >= 0 else ():
+    for row, prefix in enumerate(picked):
+        for code in following(documents, prefix) if prefix is not None else ():
             expected[row, code] = scores[row, code]
     assert torch.equal(masked, expected)
     assert torch.equal(scores, before)
 
 
+@both_layouts
 @pytest.mark.parametrize("level", [0, 1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_mask_scores_keeps_the_dtype_and_cuts_nan(level, dtype):
-    tree = PrefixTree.from_sequences(THREE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_mask_scores_keeps_the_dtype_and_cuts_nan(layout, level, dtype):
+    tree = PrefixTree.from_sequences(THREE, layout=layout)
     scores = torch.full((1, 9), torch.nan, dtype=dtype)
     scores[0, 3:7] = torch.tensor([3.0, 4.0, 5.0, 6.0])
     masked = tree.mask_scores(scores, tree.walk(torch.full((1, level), 3)), level)
@@ -170,55 +131,83 @@ def test_mask_scores_keeps_the_dtype_and_cuts_nan(level, dtype):
     assert masked.isneginf().sum() == 9 - len(allowed)
 
 
-def test_root_row_follows_the_width_of_the_scores():
-    tree, root = PrefixTree.from_sequences(THREE), torch.zeros(1, dtype=torch.long)
+@both_layouts
+def test_the_root_follows_the_width_and_dtype_of_the_scores(layout):
+    tree, root = PrefixTree.from_sequences(THREE, layout=layout), torch.zeros(2, 0, dtype=torch.long)
     for vocabulary in (7, 12, 7):
-        assert tree.mask_scores(torch.zeros(1, vocabulary), root, 0).isfinite().nonzero()[:, 1].tolist() == [3, 4]
+        for dtype in (torch.float32, torch.bfloat16):
+            masked = tree.mask_scores(torch.zeros(2, vocabulary, dtype=dtype), tree.walk(root), 0)
+            assert masked.dtype == dtype
+            assert masked.isfinite().nonzero().tolist() == [[0, 3], [0, 4], [1, 3], [1, 4]]
 
 
-def test_mask_scores_takes_any_memory_layout():
-    tree, scores = PrefixTree.from_sequences(THREE), torch.rand(8, 2).T
-    nodes = torch.tensor([1, 0])
-    assert torch.equal(tree.mask_scores(scores, nodes, 1), tree.mask_scores(scores.contiguous(), nodes, 1))
+@both_layouts
+def test_mask_scores_takes_any_memory_layout(layout):
+    tree, scores = PrefixTree.from_sequences(THREE, layout=layout), torch.rand(8, 2).T
+    strided = torch.rand(4, 16)[::2, ::2]
+    for level in (0, 1):
+        nodes = tree.walk(torch.tensor([[4], [3]])[:, :level])
+        for given_scores in (scores, strided, scores[:1].expand(2, -1)):
+            expected = tree.mask_scores(given_scores.contiguous(), nodes, level)
+            assert torch.equal(tree.mask_scores(given_scores, nodes, level), expected)
 
 
+@both_layouts
 @pytest.mark.parametrize("level", [0, 1])
-def test_too_narrow_scores_are_an_error(level):
-    tree = PrefixTree.from_sequences(THREE)
-    tree.mask_scores(torch.zeros(1, 7), torch.zeros(1, dtype=torch.long), level)
+def test_too_narrow_scores_are_an_error(layout, level):
+    tree = PrefixTree.from_sequences(THREE, layout=layout)
+    nodes = tree.walk(torch.full((1, level), 3))
+    tree.mask_scores(torch.zeros(1, 7), nodes, level)
     with pytest.raises(ValueError, match="codes up to 6, the scores have 6 columns"):
-        tree.mask_scores(torch.zeros(1, 6), torch.zeros(1, dtype=torch.long), level)
+        tree.mask_scores(torch.zeros(1, 6), nodes, level)
 
 
+@both_layouts
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
-def test_any_integer_array(dtype):
-    expected = PrefixTree.from_sequences(THREE)
+def test_any_integer_array(layout, dtype):
+    expected = content(PrefixTree.from_sequences(THREE[::-1] + THREE, layout=layout))
     array = np.array(THREE[::-1] + THREE, dtype=dtype)
-    assert_same(PrefixTree.from_sequences(array), expected)
-    assert_same(PrefixTree.from_sequences(torch.from_numpy(array)), expected)
+    assert content(PrefixTree.from_sequences(array, layout=layout)) == expected
+    assert content(PrefixTree.from_sequences(torch.from_numpy(array), layout=layout)) == expected
 
 
-def test_any_memory_layout_leaves_the_input_alone():
+@both_layouts
+def test_any_memory_layout_leaves_the_input_alone(layout):
     array = np.array(THREE)
     array.flags.writeable = False
-    expected = PrefixTree.from_sequences(THREE)
-    assert_same(PrefixTree.from_sequences(array), expected)
-    assert_same(PrefixTree.from_sequences(array[::-1]), expected)
-    assert_same(PrefixTree.from_sequences(np.asfortranarray(array)), expected)
-    assert_same(PrefixTree.from_sequences(torch.tensor(THREE).T.contiguous().T), expected)
+    expected = content(PrefixTree.from_sequences(THREE, layout=layout))
+    for given_array in (array, np.asfortranarray(array), torch.tensor(THREE).T.contiguous().T):
+        assert content(PrefixTree.from_sequences(given_array, layout=layout)) == expected
+    turned = PrefixTree.from_sequences(array[::-1], layout=layout)
+    assert content(turned) == content(PrefixTree.from_sequences(THREE[::-1], layout=layout))
     assert array.tolist() == THREE
 
 
+@both_layouts
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_a_tree_does_not_follow_its_input(layout, kind):
+    """Sorted arrays need no copy to be built from, but must not be shared with the caller."""
+    array = kind(THREE)
+    tree = PrefixTree.from_sequences(array, layout=layout)
+    array[:] = 0
+    assert tree.sequences().tolist() == THREE
+    tree.sequences()[:] = 0
+    tree.codes_at(0)[:] = 0
+    assert tree.sequences().tolist() == THREE and tree.children([]).tolist() == [3, 4]
+
+
+@both_layouts
 @quick
 @given(code_sequences(), st.integers(-9, 9))
-def test_lengths_tell_codes_from_padding(sequences, filler):
+def test_lengths_tell_codes_from_padding(layout, sequences, filler):
     lengths = [len(sequence) for sequence in sequences]
     rows = [[*sequence, *[filler] * (7 - len(sequence))] for sequence in sequences]
-    expected = PrefixTree.from_sequences(sequences)
-    assert_same(PrefixTree.from_sequences(torch.tensor(rows), lengths=lengths), expected)
-    assert_same(PrefixTree.from_sequences(np.array(rows), lengths=np.array(lengths)), expected)
+    expected = content(PrefixTree.from_sequences(sequences, layout=layout))
+    for array, array_lengths in ((torch.tensor(rows), lengths), (np.array(rows), np.array(lengths))):
+        assert content(PrefixTree.from_sequences(array, lengths=array_lengths, layout=layout)) == expected
 
 
+@both_layouts
 @pytest.mark.parametrize(
     ("sequences", "lengths", "message"),
     [
@@ -245,30 +234,51 @@ def test_lengths_tell_codes_from_padding(sequences, filler):
         (np.ones((2, 2), dtype=int), [1, 3], "from 1 to 3"),
         (np.array([[1, -3], [1, 1]]), [2, 1], "the code -3"),
         (np.array([[2**63 - 1]]), None, "do not fit"),
-        (np.array([[i, 2**61] for i in range(4)]), None, "below 4 nodes"),
     ],
 )
-def test_unfit_sequences(sequences, lengths, message):
+def test_unfit_sequences(layout, sequences, lengths, message):
     with pytest.raises(ValueError, match=message):
-        PrefixTree.from_sequences(sequences, lengths=lengths)
+        PrefixTree.from_sequences(sequences, lengths=lengths, layout=layout)
 
 
-def test_the_largest_codes_that_fit():
-    rows = [[0, 2**61], [1, 2**61], [1, 5], [2, 0]]
-    tree = PrefixTree.from_sequences(rows[::-1])
+def test_an_unknown_layout_is_named():
+    with pytest.raises(ValueError, match="small.*fast.*compact"):
+        PrefixTree.from_sequences(THREE, layout="small")
+
+
+@both_layouts
+def test_the_largest_codes_that_fit(layout):
+    large = 2**62
+    rows = [[0, large], [1, large], [1, 5], [2, 0], [large, 0], [large, large]]
+    tree = PrefixTree.from_sequences(rows[::-1], layout=layout)
     assert tree.sequences().tolist() == sorted(rows)
-    assert tree.walk(torch.tensor(rows)).tolist() == [0, 2, 1, 3]
+    others = [[0, 5], [2, large], [0, large - 1], [large, large + 1], [2**63 - 1, 0], [-(2**63), large]]
+    assert tree.contains(torch.tensor([*rows, *others])).tolist() == [True] * 6 + [False] * 6
 
 
-def test_repr_and_size():
-    text = repr(PrefixTree.from_sequences(RAGGED))
+@both_layouts
+def test_repr_and_size(layout):
+    text = repr(PrefixTree.from_sequences(RAGGED, layout=layout))
     assert "5 sequences of up to 3 codes" in text and "codes up to 5" in text and "cpu" in text
     codes = torch.randint(0, 512, (10_000, 4), generator=torch.Generator().manual_seed(0))
-    assert 8 * 10_000 < PrefixTree.from_sequences(codes).nbytes < 40 * 10_000
+    tree = PrefixTree.from_sequences(codes, layout=layout)
+    assert 8 * 10_000 < tree.nbytes < 50 * 10_000
+    assert "10,000 sequences of 4 codes" in repr(tree) and f"{tree.nbytes:,}" in repr(tree) and layout in repr(tree)
 
 
-def test_to_another_device():
-    for tree in (PrefixTree.from_sequences(THREE), PrefixTree.from_sequences(RAGGED)):
+def test_the_compact_layout_takes_20_bytes_a_document():
+    """Four positions, as many codes as the smallest real corpus has: the map to the documents is included."""
+    codes = torch.randint(0, 512, (100_000, 4), generator=torch.Generator().manual_seed(0))
+    compact = PrefixTree.from_sequences(codes, layout="compact")
+    assert compact.nbytes <= 20 * 100_000 < PrefixTree.from_sequences(codes).nbytes
+    codes = torch.randint(0, 64, (100_000, 8), generator=torch.Generator().manual_seed(0))
+    assert PrefixTree.from_sequences(codes, layout="compact").nbytes <= 50 * 100_000
+
+
+@both_layouts
+def test_to_another_device(layout):
+    for sequences in (THREE, RAGGED):
+        tree = PrefixTree.from_sequences(sequences, layout=layout)
         assert tree.to("cpu") is tree
         moved = tree.to("meta")
         assert moved.device.type == "meta" and tree.device.type == "cpu"
@@ -276,31 +286,75 @@ def test_to_another_device():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_same_on_a_gpu():
+@both_layouts
+def test_the_same_on_a_gpu(layout):
     codes = torch.randint(0, 9, (500, 4), generator=torch.Generator().manual_seed(0))
     lengths = torch.randint(1, 5, (500,), generator=torch.Generator().manual_seed(1))
     for kept in (None, lengths):
-        tree = PrefixTree.from_sequences(codes, kept)
-        on_gpu = PrefixTree.from_sequences(codes.cuda(), kept)
+        tree = PrefixTree.from_sequences(codes, kept, layout=layout)
+        on_gpu = PrefixTree.from_sequences(codes.cuda(), kept if kept is None else kept.cuda(), layout=layout)
         assert on_gpu.device.type == "cuda"
-        assert_same(on_gpu.to("cpu"), tree)
+        assert content(on_gpu.to("cpu")) == content(tree)
+        on_gpu.add(codes[:5, [1, 0, 2, 3]].cuda())
+        tree.add(codes[:5, [1, 0, 2, 3]])
         assert torch.equal(on_gpu.sequences().cpu(), tree.sequences())
-        scores = torch.rand(500, 12)
-        for level in range(5):
-            nodes = tree.walk(codes[:, :level])
-            masked = on_gpu.mask_scores(scores.cuda(), on_gpu.walk(codes[:, :level].cuda()), level)
-            assert torch.equal(masked.cpu(), tree.mask_scores(scores, nodes, level))
+        allowed = torch.rand(3, tree.num_documents, generator=torch.Generator().manual_seed(2)) < 0.3
+        scores = torch.rand(498, 12)
+        for ours, theirs in ((tree, on_gpu), (tree.filtered(allowed), on_gpu.filtered(allowed.cuda()))):
+            for level in range(5):
+                nodes = ours.walk(codes[:498, :level])
+                masked = theirs.mask_scores(scores.cuda(), theirs.walk(codes[:498, :level].cuda()), level)
+                assert torch.equal(masked.cpu(), ours.mask_scores(scores, nodes, level))
 
 
+@pytest.mark.parametrize(
+    ("layout", "filtered", "pending"),
+    [("fast", False, False), ("fast", True, True), ("compact", False, True)],
+)
+def test_compiled_without_breaks_the_same_as_eager(layout, filtered, pending):
+    tree = PrefixTree.from_sequences(RAGGED * 2, layout=layout)
+    if pending:
+        tree.add([[4, 1, 5], [2]])
+        tree.remove([1, 6])
+        assert tree.pending
+    if filtered:
+        tree = tree.filtered([[0, 2, 3], [4, 8, 9]])
+
+    def step(prefixes, scores, level):
+        nodes = tree.walk(prefixes)
+        return *tree.expand_padded(nodes, level), tree.mask_scores(scores, nodes, level)
+
+    torch.compiler.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    prefixes, scores = torch.tensor([[3, 5], [4, 0], [9, 9], [4, 1]]), torch.rand(4, 9)
+    for level in range(tree.depth):
+        expected = step(prefixes[:, :level], scores, level)
+        for found, wanted in zip(compiled(prefixes[:, :level], scores, level), expected, strict=True):
+            assert torch.equal(found, wanted)
+
+
+@both_layouts
 @quick
 @given(code_sequences(scales=(1,)), st.booleans(), st.randoms())
-def test_relabelled_replaces_every_code(sequences, flat, random):
-    tree = PrefixTree.from_sequences(sequences)
+def test_relabelled_replaces_every_code(layout, sequences, flat, random):
+    tree = PrefixTree.from_sequences(sequences, layout=layout)
     table = [random.sample(range(50, 90), tree.max_code + 3) for _ in range(1 if flat else tree.depth + 1)]
     token_ids = table[0] if flat else table
     expected = [[table[0 if flat else i][code] for i, code in enumerate(sequence)] for sequence in sequences]
-    assert_same(tree.relabelled(torch.tensor(token_ids, dtype=torch.int32)), PrefixTree.from_sequences(expected))
-    assert_same(tree.relabelled(token_ids), PrefixTree.from_sequences(expected))
+    for given_ids in (torch.tensor(token_ids, dtype=torch.int32), token_ids):
+        assert content(tree.relabelled(given_ids)) == content(PrefixTree.from_sequences(expected))
+
+
+@both_layouts
+def test_relabelled_keeps_layout_numbers_and_changes(layout):
+    """Numbers of documents mean the same in the tree of a processor with token_ids."""
+    tree = PrefixTree.from_sequences([[1, 2], [0, 1], [1, 2], [2, 0]], layout=layout)
+    tree.remove([1])
+    tree.add([[0, 0]])
+    relabelled = tree.relabelled([10, 11, 12])
+    assert relabelled.layout == layout
+    assert content(relabelled) == (2, True, 5, {(11, 12): [0, 2], (12, 10): [3], (10, 10): [4]})
+    assert content(tree) == (2, True, 5, {(1, 2): [0, 2], (2, 0): [3], (0, 0): [4]})
 
 
 @pytest.mark.parametrize(
@@ -323,120 +377,3 @@ def test_unfit_token_ids(token_ids, message):
 def test_relabelled_ignores_codes_that_no_sequence_has():
     tree = PrefixTree.from_sequences(THREE).relabelled([[-1, -1, -1, 1, 2, -1, -1], [-1, -1, -1, -1, -1, 1, 2]])
     assert tree.sequences().tolist() == [[1, 1], [1, 2], [2, 1]]
-
-
-@quick
-@given(code_sequences())
-def test_saved_and_loaded(sequences):
-    tree = PrefixTree.from_sequences(sequences)
-    with tempfile.TemporaryDirectory() as folder:
-        tree.save_pretrained(folder)
-        assert [path.name for path in Path(folder).iterdir()] == [PREFIX_TREE_NAME]
-        loaded = PrefixTree.from_pretrained(folder)
-    assert_same(loaded, tree)
-
-
-def test_save_updates_a_manifest_and_load_heeds_it(tmp_path):
-    update_manifest(tmp_path, [])
-    PrefixTree.from_sequences(THREE).save_pretrained(tmp_path)
-    assert list(read_manifest(tmp_path / "manifest.json")["files"]) == [PREFIX_TREE_NAME]
-    assert len(PrefixTree.from_pretrained(str(tmp_path))) == 3
-
-    PrefixTree.from_sequences(RAGGED).save_pretrained(tmp_path / "other")
-    (tmp_path / "other" / PREFIX_TREE_NAME).rename(tmp_path / PREFIX_TREE_NAME)
-    with pytest.raises(CorruptedFolderError, match=f"{PREFIX_TREE_NAME}.*manifest"):
-        PrefixTree.from_pretrained(tmp_path)
-
-
-def test_a_missing_file_is_no_corruption(tmp_path):
-    with pytest.raises(FileNotFoundError, match=PREFIX_TREE_NAME):
-        PrefixTree.from_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no-such/repository"):
-        PrefixTree.from_pretrained("no-such/repository", local_files_only=True)
-
-
-@pytest.mark.parametrize("sequences", [THREE, RAGGED])
-def test_every_truncation_is_noticed(tmp_path, sequences):
-    PrefixTree.from_sequences(sequences).save_pretrained(tmp_path)
-    path = tmp_path / PREFIX_TREE_NAME
-    content = path.read_bytes()
-    for size in range(len(content)):
-        path.write_bytes(content[:size])
-        with pytest.raises(CorruptedFolderError, match=PREFIX_TREE_NAME):
-            PrefixTree.from_pretrained(tmp_path)
-    path.write_bytes(content)
-    assert len(PrefixTree.from_pretrained(tmp_path)) == len(sequences)
-
-
-@pytest.mark.parametrize("sequences", [THREE, RAGGED])
-def test_a_changed_byte_is_noticed_or_makes_another_sound_tree(tmp_path, sequences):
-    PrefixTree.from_sequences(sequences).save_pretrained(tmp_path)
-    path = tmp_path / PREFIX_TREE_NAME
-    content = path.read_bytes()
-    noticed = 0
-    for place in range(len(content)):
-        for value in (content[place] ^ 1, 0x80, 0xFF):
-            path.write_bytes(content[:place] + bytes([value]) + content[place + 1 :])
-            try:
-                tree = PrefixTree.from_pretrained(tmp_path)
-            except CorruptedFolderError:
-                noticed += 1
-                continue
-            rows = tree.sequences()
-            assert len(rows) == len(tree) and tree.contains(rows).all()
-            again = PrefixTree.from_sequences(rows, (rows >= 0).sum(1))
-            if again.fixed_length == tree.fixed_length:
-                assert_same(again, tree)
-    assert noticed > 2 * len(content)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a safetensors file at all", b"\xff" * 64])
-def test_another_kind_of_file(tmp_path, content):
-    (tmp_path / PREFIX_TREE_NAME).write_bytes(content)
-    with pytest.raises(CorruptedFolderError, match=PREFIX_TREE_NAME):
-        PrefixTree.from_pretrained(tmp_path)
-
-
-def edited(name, value):
-    return lambda arrays, metadata: arrays.__setitem__(name, value)
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (lambda arrays, metadata: metadata.clear(), "metadata"),
-        (lambda arrays, metadata: metadata.update(format="pt"), "metadata"),
-        (lambda arrays, metadata: metadata.update(version="latest"), "metadata"),
-        (lambda arrays, metadata: metadata.update(version="2"), "version is 2, this package reads up to 1"),
-        (lambda arrays, metadata: arrays.clear(), "holds the arrays"),
-        (lambda arrays, metadata: arrays.pop("codes.1"), "holds the arrays"),
-        (lambda arrays, metadata: arrays.pop("terminal.2"), "holds the arrays"),
-        (lambda arrays, metadata: [arrays.pop(f"terminal.{i}") for i in range(3)], "neither has children nor ends"),
-        (edited("weight", torch.zeros(2)), "holds the arrays"),
-        (edited("codes.0", torch.tensor([3.0, 4.0])), "codes.0 has shape"),
-        (edited("codes.0", torch.tensor([[3, 4]])), "codes.0 has shape"),
-        (edited("codes.0", torch.tensor([], dtype=torch.int32)), "codes.0 has shape"),
-        (edited("starts.0", torch.tensor([0, 2])), "starts.0 has shape.*int64"),
-        (edited("terminal.0", torch.tensor([1, 0])), "terminal.0 has shape"),
-        (edited("codes.0", torch.tensor([4, 3])), "codes.0 does not ascend"),
-        (edited("codes.1", torch.tensor([5, 1, 1])), "codes.1 does not ascend"),
-        (edited("codes.0", torch.tensor([-3, 4])), "negative code -3"),
-        (edited("codes.0", torch.tensor([3, 2**62])), "do not fit"),
-        (edited("starts.1", torch.tensor([0, 1, 2], dtype=torch.int32)), "starts.1 does not share out"),
-        (edited("starts.1", torch.tensor([1, 1, 3], dtype=torch.int32)), "starts.1 does not share out"),
-        (edited("starts.1", torch.tensor([0, 4, 3], dtype=torch.int32)), "starts.1 does not share out"),
-        (edited("starts.1", torch.tensor([0, 3], dtype=torch.int32)), "starts.1 does not share out"),
-        (edited("starts.2", torch.tensor([0, 1, 1, 2], dtype=torch.int32)), "position 1 neither"),
-        (edited("terminal.2", torch.tensor([True, False])), "position 2 neither"),
-        (edited("terminal.1", torch.tensor([True])), "terminal.1 has 1 values for 3 nodes"),
-    ],
-)
-def test_every_array_is_checked(tmp_path, edit, message):
-    PrefixTree.from_sequences(RAGGED).save_pretrained(tmp_path)
-    path = tmp_path / PREFIX_TREE_NAME
-    with safe_open(path, framework="pt") as file:
-        metadata, arrays = dict(file.metadata()), {name: file.get_tensor(name).clone() for name in file.keys()}
-    edit(arrays, metadata)
-    save_file(arrays, path, metadata=metadata)
-    with pytest.raises(CorruptedFolderError, match=f"{PREFIX_TREE_NAME}.*{message}"):
-        PrefixTree.from_pretrained(tmp_path)

@@ -1,0 +1,1 @@
+"""The parts of `constrained_decoding.py`."""

@@ -1,0 +1,159 @@
+"""Scores of allowed codes copied into a tensor of -inf: what a constraint costs at every step of a search."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import BoolTensor, LongTensor, Tensor
+
+from .prefix_children import allowed_padded
+from .prefix_segment import ragged
+
+
+@dataclass
+class RootCodes:
+    """The codes that a sequence can begin with: the same at the beginning of every search, and the most of all levels.
+
+    Attributes:
+        low: smallest of them.
+        flags: `(codes,)`, or `(batch, codes)`, from `low` on.
+        present: the allowed ones, where they are few of the codes in between, otherwise `None`.
+        absent: the others, where the allowed ones are many.
+    """
+
+    low: int
+    flags: BoolTensor
+    present: LongTensor | None = None
+    absent: LongTensor | None = None
+
+    @classmethod
+    def from_parts(cls, parts) -> "RootCodes":
+        levels = [part.segment.levels[0] for part in parts]
+        low, high = min(level.low for level in levels), max(level.high for level in levels)
+        filters = next((p.flags.places.shape[:-1] for p in parts if p.flags is not None and p.flags.batch), ())
+        flags = torch.zeros(*filters, high - low + 1, dtype=torch.bool, device=levels[0].codes.device)
+        for part, level in zip(parts, levels, strict=True):
+            codes = level.codes.long() + (level.offset - low)
+            if part.flags is None:
+                flags[..., codes] = True
+            else:
+                flags[..., codes] |= part.flags.nodes[0]
+        if filters:
+            return cls(low, flags)
+        if 2 * int(flags.sum()) >= len(flags):
+            return cls(low, flags, absent=(~flags).nonzero().squeeze(1) + low)
+        return cls(low, flags, present=flags.nonzero().squeeze(1) + low)
+
+
+@dataclass
+class Written:
+    """A region of a score tensor `(rows, vocabulary)` that was written to, to be set back to -inf.
+
+    Attributes:
+        cells: places in the flattened tensor, or `None`.
+        columns: columns of all rows: a slice, or numbers.
+    """
+
+    cells: LongTensor | None = None
+    columns: slice | LongTensor | None = None
+
+    def clear(self, scores: Tensor) -> None:
+        """Sets the region back to -inf."""
+        if self.cells is not None:
+            scores.view(-1).scatter_(0, self.cells, scores.new_full((1,), -torch.inf).expand(len(self.cells)))
+        elif isinstance(self.columns, slice):
+            scores[:, self.columns] = -torch.inf
+        else:
+            scores.index_fill_(1, self.columns, -torch.inf)
+
+
+def write_allowed(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, level: int) -> list[Written]:
+    """Copies the scores of allowed children of `nodes` `(rows,)` of `level` from `scores` to `out`, which is all -inf.
+
+    Without `nodes`, all rows are at the root.
+
+    On a GPU, and when it is compiled, shapes are the same for any nodes and nothing waits for the device.
+
+    Returns:
+        the regions that may differ from -inf now.
+    """
+    static = torch.compiler.is_compiling() or scores.device.type != "cpu"
+    scores = scores.contiguous()
+    if level == 0:
+        return [_write_root(state, out, scores, nodes, static)]
+    batch_rows = state.batch_rows(len(nodes), nodes.device)
+    split = state.split(nodes, level)
+    if static and len(state.parts) > 1:
+        return [_write_union(state, out, scores, split, level, batch_rows)]
+    written = []
+    for i, (part, own) in enumerate(zip(state.parts, split, strict=True)):
+        if level < part.segment.depth:
+            write = _write_padded if static else _write_ragged
+            written.append(write(part, out, scores, own, level, batch_rows, overwrite=i == 0))
+    return written
+
+
+def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, static: bool) -> Written:
+    root = state.root
+    rows, vocabulary = scores.shape
+    width = root.flags.shape[-1]
+    band = slice(root.low, root.low + width)
+    if state.batch is not None:
+        state.batch_rows(rows, scores.device)
+        here, there = (t.view(state.batch, rows // state.batch, vocabulary)[:, :, band] for t in (scores, out))
+        there.copy_(torch.where(root.flags[:, None], here, -torch.inf))
+        written = Written(columns=band)
+    elif root.present is None:
+        out[:, band] = scores[:, band]
+        if len(root.absent):
+            out.index_fill_(1, root.absent, -torch.inf)
+        written = Written(columns=band)
+    else:
+        out.index_copy_(1, root.present, scores.index_select(1, root.present))
+        written = Written(columns=root.present)
+    if nodes is None:
+        return written
+    if static:
+        out.masked_fill_((nodes < 0)[:, None], -torch.inf)
+    elif (nodes < 0).any():
+        out[nodes < 0] = -torch.inf
+    return written
+
+
+def _write_ragged(part, out, scores, nodes, level, batch_rows, overwrite) -> Written:
+    """Cell by cell. Where a part before may have allowed a cell (not `overwrite`), only allowed ones are written."""
+    below = part.segment.levels[level]
+    rows, children = ragged(*part.segment.slices(nodes, level))
+    cells = torch.add(below.codes.index_select(0, children), rows, alpha=scores.shape[1]).add_(below.offset)
+    if part.flags is None:
+        values = scores.view(-1).index_select(0, cells)
+    else:
+        groups = None if batch_rows is None else batch_rows.index_select(0, rows)
+        allowed = part.flags.of_nodes(children, level + 1, groups)
+        if not overwrite:
+            cells = cells[allowed]
+        values = scores.view(-1).index_select(0, cells)
+        if overwrite:
+            values = torch.where(allowed, values, -torch.inf)
+    out.view(-1).scatter_(0, cells, values)
+    return Written(cells=cells)
+
+
+def _write_padded(part, out, scores, nodes, level, batch_rows, overwrite) -> Written:
+    """Cell by cell in fixed shapes; the cell of a repeated child gets the same value again."""
+    codes, children, inside = part.segment.padded(nodes, level)
+    allowed = allowed_padded(part, children, level, batch_rows) & inside[:, :1]
+    out.scatter_(1, codes, torch.where(allowed, scores.gather(1, codes), -torch.inf))
+    first = torch.arange(len(codes), device=codes.device)[:, None] * scores.shape[1]
+    return Written(cells=(first + codes).view(-1))
+
+
+def _write_union(state, out, scores, split, level, batch_rows) -> Written:
+    """By a table of flags: a cell is allowed when any part allows it."""
+    vocabulary = scores.shape[1]
+    flags = torch.zeros(len(scores), vocabulary + 1, dtype=torch.bool, device=scores.device)
+    for part, own in zip(state.parts, split, strict=True):
+        codes, children, inside = part.segment.padded(own, level)
+        allowed = allowed_padded(part, children, level, batch_rows) & inside
+        flags.scatter_(1, torch.where(allowed, codes, vocabulary), True)
+    out.copy_(torch.where(flags[:, :vocabulary], scores, -torch.inf))
+    return Written(columns=slice(0, vocabulary))
