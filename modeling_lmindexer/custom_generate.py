@@ -172,7 +172,7 @@ class TokenSteps:
 
     def tokens_at(self, level: int, ids: LongTensor) -> LongTensor:
         """The tokens that the tree has at a position, ascending, and the one that ends sequences."""
-        tokens = self.tree.codes_at(level) if level < self.tree.depth else ids.new_empty(0)
+        tokens = self.tree.codes_at(level, allowed_only=False) if level < self.tree.depth else ids.new_empty(0)
         if self.trie.eos_token_id is None:
             return tokens
         return torch.cat([tokens, ids.new_tensor([self.trie.eos_token_id])]).unique()

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import BoolTensor, LongTensor, Tensor
-from torch.nn.functional import pad
 
 from .prefix_segment import PrefixSegment
 
@@ -14,8 +13,9 @@ class AllowedNodes:
     """Flags of one segment's documents and nodes, for all rows of a batch or one set per row.
 
     Attributes:
-        places: `(documents,)` or `(batch, documents)`, in the order of their sequences.
-        nodes: one `(nodes,)` or `(batch, nodes)` per level from 1 on: whether an allowed document is below.
+        places: `(documents,)` or `(documents, batch)`, in the order of their sequences. The batch comes last, so that
+            what moves together lies together.
+        nodes: one `(nodes,)` or `(nodes, batch)` per level from 1 on: whether an allowed document is below.
         ends: the same for the documents that end at the node itself; `None` when all sequences have the same length.
     """
 
@@ -25,33 +25,35 @@ class AllowedNodes:
 
     @classmethod
     def from_documents(cls, segment: PrefixSegment, places: BoolTensor) -> "AllowedNodes":
-        """From flags of documents `(documents,)` or `(batch, documents)`.
+        """From flags of documents `(documents,)` or `(documents, batch)`.
 
         Documents below a node are one range, so a running count of the allowed ones tells whether it has any; the
         count at the nodes of a level is that of the level below, taken where their children begin.
         """
-        counts = pad(places.cumsum(-1, dtype=torch.int32), (1, 0))
+        counts = torch.empty(len(places) + 1, *places.shape[1:], dtype=torch.int32, device=places.device)
+        counts[0] = 0
+        torch.cumsum(places, 0, dtype=torch.int32, out=counts[1:])
         if not segment.arrays.fixed_length:
-            firsts = [counts.index_select(-1, level.document_starts) for level in segment.levels]
+            firsts = [counts.index_select(0, level.document_starts) for level in segment.levels]
             levels = list(zip(segment.levels, firsts, strict=True))
-            nodes = [counts.index_select(-1, level.document_ends) > first for level, first in levels]
-            return cls(places, nodes, [counts.index_select(-1, level.own_ends) > first for level, first in levels])
+            nodes = [counts.index_select(0, level.document_ends) > first for level, first in levels]
+            return cls(places, nodes, [counts.index_select(0, level.own_ends) > first for level, first in levels])
         flags = places
         if segment.arrays.leaf_starts is not None:
-            counts = counts.index_select(-1, segment.arrays.leaf_starts)
-            flags = counts[..., 1:] > counts[..., :-1]
+            counts = counts.index_select(0, segment.arrays.leaf_starts)
+            flags = counts[1:] > counts[:-1]
         nodes = [flags]
         for level in reversed(segment.levels[1:]):
             if level.starts is not None:
-                counts = counts.index_select(-1, level.starts[1:])
-                flags = counts[..., 1:] > counts[..., :-1]
+                counts = counts.index_select(0, level.starts[1:])
+                flags = counts[1:] > counts[:-1]
             nodes.append(flags)
         return cls(places, nodes[::-1], None)
 
     @property
     def batch(self) -> int | None:
         """Number of filters, `None` for one that all rows share."""
-        return len(self.places) if self.places.ndim == 2 else None
+        return self.places.shape[1] if self.places.ndim == 2 else None
 
     @property
     def nbytes(self) -> int:
@@ -73,7 +75,7 @@ class AllowedNodes:
 
 
 def _looked_up(flags: BoolTensor, nodes: LongTensor, batch_rows: LongTensor | None) -> BoolTensor:
-    places = nodes if batch_rows is None else nodes + batch_rows * flags.shape[-1]
+    places = nodes if batch_rows is None else nodes * flags.shape[1] + batch_rows
     return flags.reshape(-1).index_select(0, places.reshape(-1)).view(places.shape)
 
 

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch import BoolTensor, LongTensor, Tensor
+from torch import LongTensor, Tensor
 
 from .prefix_children import allowed_padded
 from .prefix_segment import ragged
+
+FEW_COLUMNS = 16  # one column in so many is faster handled alone
 
 
 @dataclass
@@ -15,33 +17,37 @@ class RootCodes:
 
     Attributes:
         low: smallest of them.
-        flags: `(codes,)`, or `(batch, codes)`, from `low` on.
-        present: the allowed ones, where they are few of the codes in between, otherwise `None`.
-        absent: the others, where the allowed ones are many.
+        caps: float32 `(codes,)`, or `(batch, 1, codes)`, from `low` on: inf for the allowed ones, -inf for others.
+        columns: where the allowed ones are few of the codes in between.
+        absent: where nearly all codes in between are allowed, those that are not.
     """
 
     low: int
-    flags: BoolTensor
-    present: LongTensor | None = None
+    caps: Tensor
+    columns: LongTensor | None = None
     absent: LongTensor | None = None
 
     @classmethod
     def from_parts(cls, parts) -> "RootCodes":
         levels = [part.segment.levels[0] for part in parts]
         low, high = min(level.low for level in levels), max(level.high for level in levels)
-        filters = next((p.flags.places.shape[:-1] for p in parts if p.flags is not None and p.flags.batch), ())
-        flags = torch.zeros(*filters, high - low + 1, dtype=torch.bool, device=levels[0].codes.device)
+        batch = next((p.flags.places.shape[1:] for p in parts if p.flags is not None and p.flags.batch), ())
+        flags = torch.zeros(high - low + 1, *batch, dtype=torch.bool, device=levels[0].codes.device)
         for part, level in zip(parts, levels, strict=True):
             codes = level.codes.long() + (level.offset - low)
             if part.flags is None:
-                flags[..., codes] = True
+                flags[codes] = True
             else:
-                flags[..., codes] |= part.flags.nodes[0]
-        if filters:
-            return cls(low, flags)
-        if 2 * int(flags.sum()) >= len(flags):
-            return cls(low, flags, absent=(~flags).nonzero().squeeze(1) + low)
-        return cls(low, flags, present=flags.nonzero().squeeze(1) + low)
+                flags[codes] |= part.flags.nodes[0]
+        caps = torch.where(flags, torch.inf, -torch.inf)
+        if batch:
+            return cls(low, caps.T[:, None].contiguous())
+        allowed = int(flags.sum())
+        if FEW_COLUMNS * allowed < len(flags):
+            return cls(low, caps, columns=flags.nonzero().squeeze(1) + low)
+        if FEW_COLUMNS * (len(flags) - allowed) < len(flags):
+            return cls(low, caps, absent=(~flags).nonzero().squeeze(1) + low)
+        return cls(low, caps)
 
 
 @dataclass
@@ -94,22 +100,25 @@ def write_allowed(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, 
 
 def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, static: bool) -> Written:
     root = state.root
-    rows, vocabulary = scores.shape
-    width = root.flags.shape[-1]
-    band = slice(root.low, root.low + width)
-    if state.batch is not None:
-        state.batch_rows(rows, scores.device)
-        here, there = (t.view(state.batch, rows // state.batch, vocabulary)[:, :, band] for t in (scores, out))
-        there.copy_(torch.where(root.flags[:, None], here, -torch.inf))
-        written = Written(columns=band)
-    elif root.present is None:
+    band = slice(root.low, root.low + root.caps.shape[-1])
+    written = Written(columns=band)
+    if root.columns is not None:
+        out.index_copy_(1, root.columns, scores.index_select(1, root.columns))
+        written = Written(columns=root.columns)
+    elif root.absent is not None:
         out[:, band] = scores[:, band]
         if len(root.absent):
             out.index_fill_(1, root.absent, -torch.inf)
-        written = Written(columns=band)
     else:
-        out.index_copy_(1, root.present, scores.index_select(1, root.present))
-        written = Written(columns=root.present)
+        here, there = scores[:, band], out[:, band]
+        if state.batch is not None:
+            state.batch_rows(len(scores), scores.device)
+            here, there = (t.unflatten(0, (state.batch, -1)) for t in (here, there))
+        # Several times as fast as `where`, but NaN would pass, and no gradient.
+        if static or scores.requires_grad or here.amax().isnan():
+            there.copy_(torch.where(root.caps > 0, here, -torch.inf))
+        else:
+            torch.minimum(here, root.caps.to(here.dtype), out=there)
     if nodes is None:
         return written
     if static:

@@ -7,7 +7,7 @@ from torch import BoolTensor, LongTensor, Tensor
 from torch.nn.functional import pad
 
 from .prefix_arrays import PADDING
-from .prefix_children import Children, merged, merged_padded
+from .prefix_children import merged_padded
 from .prefix_filter import AllowedNodes
 from .prefix_mask import write_allowed
 from .prefix_segment import PrefixSegment
@@ -107,15 +107,21 @@ class PrefixReader:
         rows = torch.cat(rows)
         return rows if len(self._state.parts) == 1 and self.fixed_length else torch.unique(rows, dim=0)
 
-    def codes_at(self, position: int) -> LongTensor:
-        """The different codes that sequences have at `position` (from 0), ascending."""
+    def codes_at(self, position: int, allowed_only: bool = True) -> LongTensor:
+        """The different codes that sequences have at `position` (from 0), ascending.
+
+        Args:
+            allowed_only: leave out those that filters and removals leave no document.
+        """
         found = []
         for segment, flags in self._state.parts:
             if position < segment.depth:
-                level = segment.levels[position]
-                codes = level.codes if flags is None else level.codes[any_row(flags.nodes[position])]
-                found.append(torch.unique(codes).long() + level.offset)
-        return torch.unique(torch.cat(found))
+                if flags is None or not allowed_only:
+                    found.append(segment.distinct_codes(position))
+                else:
+                    level = segment.levels[position]
+                    found.append(level.codes[any_row(flags.nodes[position])].long() + level.offset)
+        return torch.cat(found).unique()
 
     def has_code(self, code: int) -> bool:
         """Whether any sequence has the code, at any position."""
@@ -138,7 +144,7 @@ class PrefixReader:
         for (_, flags), own in zip(state.parts, state.split(nodes, level), strict=True):
             there = own >= 0
             if flags is not None and level == 0:
-                some = flags.places.any(-1)
+                some = flags.places.any(0)
                 there &= some if batch_rows is None else some[batch_rows]
             elif flags is not None and level <= len(flags.nodes):
                 there &= flags.of_nodes(own.clamp(min=0), level, batch_rows)
@@ -182,13 +188,12 @@ class PrefixReader:
             rows and codes.
         """
         state = self._state
-        batch_rows = state.batch_rows(len(nodes), nodes.device)
-        parts = [
-            Children.of_part(part, own, level, batch_rows)
-            for part, own in zip(state.parts, state.split(nodes, level), strict=True)
-        ]
-        found = parts[0] if len(parts) == 1 else merged(parts, state.max_code + 1)
-        return found.rows, found.codes, state.joined(found.nodes, level + 1)
+        if level == 0 and state.batch is None:
+            # The most children of all, and the same at the beginning of every search.
+            codes, children = state.root_children
+            rows = (nodes >= 0).nonzero().squeeze(1)
+            return rows.repeat_interleave(len(codes)), codes.repeat(len(rows)), children.repeat(len(rows))
+        return state.children(nodes, level)
 
     def expand_padded(self, nodes: LongTensor, level: int) -> tuple[LongTensor, LongTensor]:
         """As [`~PrefixTree.expand`] in shapes that are the same for any `nodes`, without waiting for a GPU.
@@ -233,7 +238,7 @@ class PrefixReader:
         for (segment, flags), own in zip(state.parts, state.split(nodes, level), strict=True):
             rows, places = segment.documents_at(own, level)
             if flags is not None:
-                index = places if batch_rows is None else places + batch_rows[rows] * segment.arrays.count
+                index = places if batch_rows is None else places * state.batch + batch_rows[rows]
                 allowed = flags.places.reshape(-1)[index]
                 rows, places = rows[allowed], places[allowed]
             found.append(torch.stack([rows, segment.numbers(places)]))

@@ -46,6 +46,7 @@ class PrefixSegment:
         self.arrays, self.levels, self.with_keys = arrays, arrays.levels, with_keys
         self.depth = len(arrays.levels)
         # Views that every step of a search needs.
+        self._distinct: dict[int, Tensor] = {}  # see distinct_codes
         self._nowhere = torch.tensor(-1, device=self.device)
         self._next_starts = [None if level.starts is None else level.starts[1:] for level in self.levels]
         self.hops = self._build_hops() if with_keys else {}
@@ -108,6 +109,13 @@ class PrefixSegment:
         """Last codes of `nodes` of `level`, of any shape."""
         level = self.levels[level - 1]
         return level.codes.index_select(0, nodes.reshape(-1)).long().add_(level.offset).view(nodes.shape)
+
+    def distinct_codes(self, position: int) -> LongTensor:
+        """All different codes at `position`, ascending; looked for once."""
+        if position not in self._distinct:
+            level = self.levels[position]
+            self._distinct[position] = torch.unique(level.codes).long() + level.offset
+        return self._distinct[position]
 
     def find_children(self, nodes: LongTensor, codes: LongTensor, level: int) -> LongTensor:
         """The children of `nodes` with `codes`, all `(rows,)`; -1 where there is none.

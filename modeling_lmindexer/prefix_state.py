@@ -7,6 +7,7 @@ import torch
 from torch import BoolTensor, LongTensor
 
 from .prefix_arrays import PADDING
+from .prefix_children import Children, merged
 from .prefix_filter import AllowedNodes
 from .prefix_mask import RootCodes
 from .prefix_segment import PrefixSegment
@@ -30,6 +31,20 @@ class TreeState:
     def root(self) -> RootCodes:
         """The first codes, looked up at the beginning of every search."""
         return RootCodes.from_parts(self.parts)
+
+    @cached_property
+    def root_children(self) -> tuple[LongTensor, LongTensor]:
+        """Codes and nodes of the root's children, where all rows have the same."""
+        root = torch.zeros(1, dtype=torch.int64, device=self.parts[0].segment.device)
+        return self.children(root, 0)[1:]
+
+    def children(self, nodes: LongTensor, level: int) -> tuple[LongTensor, LongTensor, LongTensor]:
+        """Rows, codes and nodes of all allowed children of `nodes` `(rows,)`, see [`PrefixTree.expand`]."""
+        batch_rows = self.batch_rows(len(nodes), nodes.device)
+        split = zip(self.parts, self.split(nodes, level), strict=True)
+        parts = [Children.of_part(part, own, level, batch_rows) for part, own in split]
+        found = parts[0] if len(parts) == 1 else merged(parts, self.max_code + 1)
+        return found.rows, found.codes, self.joined(found.nodes, level + 1)
 
     @cached_property
     def max_code(self) -> int:
@@ -70,7 +85,7 @@ class TreeState:
 
 
 def any_row(flags: BoolTensor) -> BoolTensor:
-    return flags if flags.ndim == 1 else flags.any(0)
+    return flags if flags.ndim == 1 else flags.any(1)
 
 
 def live_documents(part: Part) -> tuple[LongTensor, LongTensor, LongTensor]:

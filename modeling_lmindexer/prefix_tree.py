@@ -84,14 +84,15 @@ class PrefixTree(PrefixReader):
         state = self._state
         mask = document_mask(allowed, state.num_documents, self.device)
         batch = len(mask) if mask.ndim == 2 else None
+        mask = mask.T.contiguous() if batch or state.batch is None else mask[:, None]  # (documents, batch)
         if None not in (batch, state.batch) and batch != state.batch:
             raise ValueError(f"Found {batch} filters for a view that has {state.batch}: expected as many, or one.")
         parts = []
         for segment, flags in state.parts:
             numbers = segment.arrays.documents
-            places = mask[..., : segment.arrays.count] if numbers is None else mask.index_select(-1, numbers)
+            places = mask[: segment.arrays.count] if numbers is None else mask.index_select(0, numbers)
             if flags is not None:
-                places = places & flags.places
+                places = places & (flags.places[:, None] if mask.ndim > flags.places.ndim else flags.places)
             parts.append(Part(segment, AllowedNodes.from_documents(segment, places)))
         return self._view(TreeState(tuple(parts), state.num_documents, batch or state.batch, state.removed))
 

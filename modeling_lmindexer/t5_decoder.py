@@ -1,6 +1,5 @@
 """T5's decoder without its module calls: between large products they take most of the time of a step of few rows."""
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -13,9 +12,11 @@ from transformers.models.t5.modeling_t5 import T5Stack
 
 from .shared_attention import SHARED_ATTENTION
 
+MORE_POSITIONS = 8  # as many as most IDs have: their bias is computed once
+
 
 def quick_decoder(decoder: nn.Module) -> Callable:
-    """The decoder itself, or for T5 a function of the same arguments and the same result, to search with.
+    """The decoder itself, or for T5 what takes the same arguments and gives the same result, for one search.
 
     The linear maps are called as modules, so that adapters in their place count. Half precision, whose overflows T5
     clamps between its layers, and models that are spread over devices or being trained keep their own code.
@@ -28,57 +29,70 @@ def quick_decoder(decoder: nn.Module) -> Callable:
         or any(hasattr(module, "_hf_hook") for module in (decoder, *decoder.block))
     ):
         return decoder
-    return functools.partial(decode, decoder)
+    return QuickT5Decoder(decoder)
 
 
-def decode(
-    stack: T5Stack,
-    *,
-    encoder_hidden_states: Tensor,
-    encoder_attention_mask: Tensor | None,
-    past_key_values: EncoderDecoderCache,
-    input_ids: Tensor | None = None,
-    inputs_embeds: Tensor | None = None,
-    use_cache: bool = True,
-) -> BaseModelOutputWithPastAndCrossAttentions:
-    """What `stack` returns; beams may share encoder states, see [`shared_attention_forward`].
+class QuickT5Decoder:
+    """A T5 decoder for one search.
 
     Args:
-        encoder_hidden_states: `(texts, tokens, hidden)`.
-        encoder_attention_mask: booleans `(texts, 1, 1, tokens)`, or None.
-        past_key_values: is written to.
-        input_ids, inputs_embeds: of the new positions, `(rows, positions)` or `(rows, positions, hidden)`.
+        stack: the decoder of any T5, in evaluation mode.
     """
-    hidden = stack.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-    bias = position_bias(stack, hidden, past_key_values.get_seq_length())
-    mask = encoder_attention_mask
-    if mask is not None:
-        # A finite number, as in T5: an empty text gets the mean of all states, not NaN.
-        mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
-    for index, block in enumerate(stack.block):
-        own, cross, feed_forward = block.layer
-        hidden = hidden + self_attended(own, hidden, bias, past_key_values, index)
-        hidden = hidden + cross_attended(cross, hidden, encoder_hidden_states, mask, past_key_values, index)
-        hidden = hidden + feed_forward.DenseReluDense(normed(feed_forward.layer_norm, hidden))
-    return BaseModelOutputWithPastAndCrossAttentions(
-        last_hidden_state=normed(stack.final_layer_norm, hidden), past_key_values=past_key_values
-    )
+
+    def __init__(self, stack: T5Stack):
+        self.stack, self.bias = stack, None
+
+    def __call__(
+        self,
+        *,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None,
+        past_key_values: EncoderDecoderCache,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool = True,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """What the decoder returns; beams may share encoder states, see [`shared_attention_forward`].
+
+        Args:
+            encoder_hidden_states: `(texts, tokens, hidden)`.
+            encoder_attention_mask: booleans `(texts, 1, 1, tokens)`, or None.
+            past_key_values: is written to.
+            input_ids, inputs_embeds: of the new positions, `(rows, positions)` or `(rows, positions, hidden)`.
+        """
+        hidden = self.stack.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        bias = self.position_bias(past_key_values.get_seq_length(), hidden)
+        mask = encoder_attention_mask
+        if mask is not None:
+            # A finite number, as in T5: an empty text gets the mean of all states, not NaN.
+            mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
+        for index, block in enumerate(self.stack.block):
+            own, cross, feed_forward = block.layer
+            hidden = hidden + self_attended(own, hidden, bias, past_key_values, index)
+            hidden = hidden + cross_attended(cross, hidden, encoder_hidden_states, mask, past_key_values, index)
+            hidden = hidden + feed_forward.DenseReluDense(normed(feed_forward.layer_norm, hidden))
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=normed(self.stack.final_layer_norm, hidden), past_key_values=past_key_values
+        )
+
+    def position_bias(self, done: int, hidden: Tensor) -> Tensor:
+        """What `hidden` `(rows, positions, hidden)` behind `done` others adds to the logits of its self-attention.
+
+        Returns:
+            `(1, heads, positions, done + positions)`, the lowest number for what comes later.
+        """
+        end = done + hidden.shape[1]
+        if self.bias is None or len(self.bias[0, 0]) < end:
+            length = max(end, MORE_POSITIONS)
+            bias = self.stack.block[0].layer[0].SelfAttention.compute_bias(length, length, device=hidden.device)
+            later = torch.ones(length, length, dtype=torch.bool, device=hidden.device).triu(1)
+            self.bias = bias.masked_fill(later, torch.finfo(hidden.dtype).min)
+        return self.bias[:, :, done:end, :end].contiguous()
 
 
 def normed(norm: nn.Module, hidden: Tensor) -> Tensor:
     """T5's norm: no mean, no bias."""
     return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-
-def position_bias(stack: T5Stack, hidden: Tensor, done: int) -> Tensor:
-    """What new positions add to the logits of self-attention, causal: `(1, heads, positions, done + positions)`."""
-    positions = hidden.shape[1]
-    attention = stack.block[0].layer[0].SelfAttention
-    bias = attention.compute_bias(positions, done + positions, device=hidden.device, past_seen_tokens=done)
-    if positions > 1:
-        later = torch.ones(positions, done + positions, dtype=torch.bool, device=hidden.device).triu(done + 1)
-        bias = bias.masked_fill(later, torch.finfo(hidden.dtype).min)
-    return bias.contiguous()
 
 
 def heads_of(states: Tensor, attention: nn.Module, rows: int) -> Tensor:

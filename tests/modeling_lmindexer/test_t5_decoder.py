@@ -32,7 +32,7 @@ def new_cache():
     "config",
     [{}, {"feed_forward_proj": "gated-gelu"}, {"relative_attention_num_buckets": 8}, {"config_class": MT5Config}],
 )
-@pytest.mark.parametrize("prompt", [1, 4])
+@pytest.mark.parametrize("prompt", [1, 4, 7])
 @pytest.mark.parametrize("masked", [True, False])
 def test_it_returns_what_the_module_returns(config, prompt, masked):
     """A prompt of one or several positions, then two more; beams share the states of their text, one of them empty."""
