@@ -13,6 +13,7 @@ import argparse
 import platform
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -50,6 +51,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="default: A B C, and D where 6 GB are free")
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES), help="of the section search")
+    parser.add_argument("--batches", nargs="+", type=int, help="queries of a run of the section search: 1 32")
+    parser.add_argument("--sources", nargs="+", type=int, help="lengths of their inputs: 32 512")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15, help="rounds at most; 3 at least of what takes long")
@@ -80,8 +83,10 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     plan, started = plan_of(options), time.time()
+    searches = {"batches": options.batches, "sources": options.sources}
+    searches = replace(plan, **{name: tuple(values) for name, values in searches.items() if values})
     for section in options.sections:
-        SECTIONS[section](plan, results)
+        SECTIONS[section](searches if section == "search" else plan, results)
     print_tables(results)
     save_plot(results)
     print(f"\n{(time.time() - started) / 60:.1f} minutes; rows and plot in {results.folder}")

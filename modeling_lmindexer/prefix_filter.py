@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
@@ -13,47 +14,24 @@ class AllowedNodes:
     """Flags of one segment's documents and nodes, for all rows of a batch or one set per row.
 
     Attributes:
-        places: `(documents,)` or `(documents, batch)`, in the order of their sequences. The batch comes last, so that
-            what moves together lies together.
-        nodes: one `(nodes,)` or `(nodes, batch)` per level from 1 on: whether an allowed document is below.
+        places: `(documents,)` or `(documents, columns)`, in the order of their sequences. The batch comes last, so
+            that what moves together lies together, and is filled up to whole words.
+        nodes: one `(nodes,)` or `(nodes, columns)` per level from 1 on: whether an allowed document is below.
         ends: the same for the documents that end at the node itself; `None` when all sequences have the same length.
+        batch: number of filters, `None` for one that all rows share.
     """
 
     places: BoolTensor
     nodes: list[BoolTensor]
     ends: list[BoolTensor] | None
+    batch: int | None = None
 
     @classmethod
-    def from_documents(cls, segment: PrefixSegment, places: BoolTensor) -> "AllowedNodes":
-        """From flags of documents `(documents,)` or `(documents, batch)`.
-
-        Documents below a node are one range, so a running count of the allowed ones tells whether it has any; the
-        count at the nodes of a level is that of the level below, taken where their children begin.
-        """
-        counts = torch.empty(len(places) + 1, *places.shape[1:], dtype=torch.int32, device=places.device)
-        counts[0] = 0
-        torch.cumsum(places, 0, dtype=torch.int32, out=counts[1:])
-        if not segment.arrays.fixed_length:
-            firsts = [counts.index_select(0, level.document_starts) for level in segment.levels]
-            levels = list(zip(segment.levels, firsts, strict=True))
-            nodes = [counts.index_select(0, level.document_ends) > first for level, first in levels]
-            return cls(places, nodes, [counts.index_select(0, level.own_ends) > first for level, first in levels])
-        flags = places
-        if segment.arrays.leaf_starts is not None:
-            counts = counts.index_select(0, segment.arrays.leaf_starts)
-            flags = counts[1:] > counts[:-1]
-        nodes = [flags]
-        for level in reversed(segment.levels[1:]):
-            if level.starts is not None:
-                counts = counts.index_select(0, level.starts[1:])
-                flags = counts[1:] > counts[:-1]
-            nodes.append(flags)
-        return cls(places, nodes[::-1], None)
-
-    @property
-    def batch(self) -> int | None:
-        """Number of filters, `None` for one that all rows share."""
-        return self.places.shape[1] if self.places.ndim == 2 else None
+    def from_documents(cls, segment: PrefixSegment, places: BoolTensor, batch: int | None = None) -> "AllowedNodes":
+        """From flags of documents `(documents,)` or `(documents, columns)`, of which the first `batch` count."""
+        if batch is not None and segment.arrays.fixed_length and places.device.type == "cpu":
+            return cls(places, _by_words(segment, places), None, batch)
+        return cls(places, *_by_counts(segment, places), batch)
 
     @property
     def nbytes(self) -> int:
@@ -63,7 +41,8 @@ class AllowedNodes:
     def to(self, device: torch.device) -> "AllowedNodes":
         """The same flags on another device."""
         ends = None if self.ends is None else [flags.to(device) for flags in self.ends]
-        return AllowedNodes(self.places.to(device), [flags.to(device) for flags in self.nodes], ends)
+        nodes = [flags.to(device) for flags in self.nodes]
+        return AllowedNodes(self.places.to(device), nodes, ends, self.batch)
 
     def of_nodes(self, nodes: LongTensor, level: int, batch_rows: LongTensor | None) -> BoolTensor:
         """Flags of `nodes` of `level`, of any shape; `batch_rows`, broadcast to it, are their rows of the batch."""
@@ -72,6 +51,55 @@ class AllowedNodes:
     def of_ends(self, nodes: LongTensor, level: int, batch_rows: LongTensor | None) -> BoolTensor:
         """Whether an allowed document ends at each of `nodes` of `level`, all of which are terminal."""
         return _looked_up((self.nodes if self.ends is None else self.ends)[level - 1], nodes, batch_rows)
+
+
+def whole_words(mask: BoolTensor) -> BoolTensor:
+    """Flags `(batch, documents)` as `(documents, columns)`, with columns of zeros up to a multiple of eight."""
+    return torch.nn.functional.pad(mask, (0, 0, 0, -len(mask) % 8)).T.contiguous()
+
+
+def _by_words(segment: PrefixSegment, flags: BoolTensor) -> list[BoolTensor]:
+    """Flags of all levels from those of the documents, eight filters at a time or'ed over the children of a node."""
+
+    def any_of_slices(flags: BoolTensor, starts: Tensor) -> BoolTensor:
+        words = flags.numpy().view(np.uint64)
+        return torch.from_numpy(np.bitwise_or.reduceat(words, starts[:-1].numpy(), axis=0).view(np.bool_))
+
+    if segment.arrays.leaf_starts is not None:
+        flags = any_of_slices(flags, segment.arrays.leaf_starts)
+    nodes = [flags]
+    for level in reversed(segment.levels[1:]):
+        if level.starts is not None:
+            flags = any_of_slices(flags, level.starts[1:])
+        nodes.append(flags)
+    return nodes[::-1]
+
+
+def _by_counts(segment: PrefixSegment, places: BoolTensor) -> tuple[list[BoolTensor], list[BoolTensor] | None]:
+    """Flags of all levels, and of their ends where sequences differ in length.
+
+    Documents below a node are one range, so a running count of the allowed ones tells whether it has any; the count at
+    the nodes of a level is that of the level below, taken where their children begin.
+    """
+    counts = torch.empty(len(places) + 1, *places.shape[1:], dtype=torch.int32, device=places.device)
+    counts[0] = 0
+    torch.cumsum(places, 0, dtype=torch.int32, out=counts[1:])
+    if not segment.arrays.fixed_length:
+        firsts = [counts.index_select(0, level.document_starts) for level in segment.levels]
+        levels = list(zip(segment.levels, firsts, strict=True))
+        nodes = [counts.index_select(0, level.document_ends) > first for level, first in levels]
+        return nodes, [counts.index_select(0, level.own_ends) > first for level, first in levels]
+    flags = places
+    if segment.arrays.leaf_starts is not None:
+        counts = counts.index_select(0, segment.arrays.leaf_starts)
+        flags = counts[1:] > counts[:-1]
+    nodes = [flags]
+    for level in reversed(segment.levels[1:]):
+        if level.starts is not None:
+            counts = counts.index_select(0, level.starts[1:])
+            flags = counts[1:] > counts[:-1]
+        nodes.append(flags)
+    return nodes[::-1], None
 
 
 def _looked_up(flags: BoolTensor, nodes: LongTensor, batch_rows: LongTensor | None) -> BoolTensor:

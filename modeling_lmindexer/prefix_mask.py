@@ -1,9 +1,10 @@
 """Scores of allowed codes copied into a tensor of -inf: what a constraint costs at every step of a search."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from torch import LongTensor, Tensor
+from torch import BoolTensor, LongTensor, Tensor
 
 from .prefix_children import allowed_padded
 from .prefix_segment import ragged
@@ -17,37 +18,42 @@ class RootCodes:
 
     Attributes:
         low: smallest of them.
-        caps: float32 `(codes,)`, or `(batch, 1, codes)`, from `low` on: inf for the allowed ones, -inf for others.
+        flags: `(codes,)`, or `(batch, 1, codes)`, from `low` on: which are allowed.
         columns: where the allowed ones are few of the codes in between.
         absent: where nearly all codes in between are allowed, those that are not.
     """
 
     low: int
-    caps: Tensor
+    flags: BoolTensor
     columns: LongTensor | None = None
     absent: LongTensor | None = None
+
+    @cached_property
+    def caps(self) -> Tensor:
+        """As `flags`: inf for the allowed ones, -inf for others."""
+        return torch.where(self.flags, torch.inf, -torch.inf)
 
     @classmethod
     def from_parts(cls, parts) -> "RootCodes":
         levels = [part.segment.levels[0] for part in parts]
         low, high = min(level.low for level in levels), max(level.high for level in levels)
-        batch = next((p.flags.places.shape[1:] for p in parts if p.flags is not None and p.flags.batch), ())
-        flags = torch.zeros(high - low + 1, *batch, dtype=torch.bool, device=levels[0].codes.device)
+        batch = next((p.flags.batch for p in parts if p.flags is not None), None)
+        columns = () if batch is None else (batch,)
+        flags = torch.zeros(high - low + 1, *columns, dtype=torch.bool, device=levels[0].codes.device)
         for part, level in zip(parts, levels, strict=True):
             codes = level.codes.long() + (level.offset - low)
             if part.flags is None:
                 flags[codes] = True
             else:
-                flags[codes] |= part.flags.nodes[0]
-        caps = torch.where(flags, torch.inf, -torch.inf)
-        if batch:
-            return cls(low, caps.T[:, None].contiguous())
+                flags[codes] |= part.flags.nodes[0] if batch is None else part.flags.nodes[0][:, :batch]
+        if batch is not None:
+            return cls(low, flags.T[:, None].contiguous())
         allowed = int(flags.sum())
         if FEW_COLUMNS * allowed < len(flags):
-            return cls(low, caps, columns=flags.nonzero().squeeze(1) + low)
+            return cls(low, flags, columns=flags.nonzero().squeeze(1) + low)
         if FEW_COLUMNS * (len(flags) - allowed) < len(flags):
-            return cls(low, caps, absent=(~flags).nonzero().squeeze(1) + low)
-        return cls(low, caps)
+            return cls(low, flags, absent=(~flags).nonzero().squeeze(1) + low)
+        return cls(low, flags)
 
 
 @dataclass
@@ -92,7 +98,8 @@ def write_allowed(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, 
         return [_write_union(state, out, scores, split, level, batch_rows)]
     written = []
     for i, (part, own) in enumerate(zip(state.parts, split, strict=True)):
-        if level < part.segment.depth:
+        # Hardly a prefix is continued by what was added, and to look costs less than to write nothing.
+        if level < part.segment.depth and (i == 0 or static or (own >= 0).any()):
             write = _write_padded if static else _write_ragged
             written.append(write(part, out, scores, own, level, batch_rows, overwrite=i == 0))
     return written
@@ -100,7 +107,7 @@ def write_allowed(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, 
 
 def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, static: bool) -> Written:
     root = state.root
-    band = slice(root.low, root.low + root.caps.shape[-1])
+    band = slice(root.low, root.low + root.flags.shape[-1])
     written = Written(columns=band)
     if root.columns is not None:
         out.index_copy_(1, root.columns, scores.index_select(1, root.columns))
@@ -116,7 +123,7 @@ def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, st
             here, there = (t.unflatten(0, (state.batch, -1)) for t in (here, there))
         # Several times as fast as `where`, but NaN would pass, and no gradient.
         if static or scores.requires_grad or here.amax().isnan():
-            there.copy_(torch.where(root.caps > 0, here, -torch.inf))
+            there.copy_(torch.where(root.flags, here, -torch.inf))
         else:
             torch.minimum(here, root.caps.to(here.dtype), out=there)
     if nodes is None:

@@ -238,7 +238,7 @@ class PrefixReader:
         for (segment, flags), own in zip(state.parts, state.split(nodes, level), strict=True):
             rows, places = segment.documents_at(own, level)
             if flags is not None:
-                index = places if batch_rows is None else places * state.batch + batch_rows[rows]
+                index = places if batch_rows is None else places * flags.places.shape[1] + batch_rows[rows]
                 allowed = flags.places.reshape(-1)[index]
                 rows, places = rows[allowed], places[allowed]
             found.append(torch.stack([rows, segment.numbers(places)]))

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from .document_ids import document_mask, document_numbers
 from .prefix_arrays import PADDING, as_rows, build_arrays, is_integer
 from .prefix_file import read_prefix_tree, write_prefix_tree
-from .prefix_filter import AllowedNodes, Removals
+from .prefix_filter import AllowedNodes, Removals, whole_words
 from .prefix_reader import PrefixReader
 from .prefix_segment import PrefixSegment
 from .prefix_state import Part, TreeState, live_documents
@@ -84,7 +84,10 @@ class PrefixTree(PrefixReader):
         state = self._state
         mask = document_mask(allowed, state.num_documents, self.device)
         batch = len(mask) if mask.ndim == 2 else None
-        mask = mask.T.contiguous() if batch or state.batch is None else mask[:, None]  # (documents, batch)
+        if batch is not None:
+            mask = whole_words(mask)
+        elif state.batch is not None:
+            mask = mask[:, None]
         if None not in (batch, state.batch) and batch != state.batch:
             raise ValueError(f"Found {batch} filters for a view that has {state.batch}: expected as many, or one.")
         parts = []
@@ -93,7 +96,7 @@ class PrefixTree(PrefixReader):
             places = mask[: segment.arrays.count] if numbers is None else mask.index_select(0, numbers)
             if flags is not None:
                 places = places & (flags.places[:, None] if mask.ndim > flags.places.ndim else flags.places)
-            parts.append(Part(segment, AllowedNodes.from_documents(segment, places)))
+            parts.append(Part(segment, AllowedNodes.from_documents(segment, places, batch or state.batch)))
         return self._view(TreeState(tuple(parts), state.num_documents, batch or state.batch, state.removed))
 
     def add(self, sequences, lengths=None) -> LongTensor:

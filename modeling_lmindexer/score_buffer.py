@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-HUGE = 4 * 2**20  # bytes from which memory is worth asking for in large pages
+HUGE = 2**25  # bytes from which the C library asks the system for fresh memory every time
 
 
 class ScoreBuffer(threading.local):
