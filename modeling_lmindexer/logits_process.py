@@ -14,7 +14,7 @@ from .prefix_mask import Written
 from .prefix_tree import PrefixTree
 from .score_buffer import ScoreBuffer, minus_infinity_like
 
-WORTH_KEEPING = 2**16  # scores from which their memory is re-used
+WORTH_KEEPING = 2**21  # scores from which their memory is re-used: less is written faster than looked after
 
 
 class PrefixTreeLogitsProcessor(LogitsProcessor):
