@@ -26,6 +26,9 @@ class PrefixReader:
     def __len__(self) -> int:
         found = 0
         for i, (segment, flags) in enumerate(self._state.parts):
+            if i == 0 and flags is None and segment.arrays.fixed_length:
+                found += segment.count(segment.depth)  # asked before every search
+                continue
             for level, nodes in self._ends(segment, flags):
                 if i > 0:
                     paths = segment.paths(nodes, level)
