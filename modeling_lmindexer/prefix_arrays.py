@@ -81,6 +81,7 @@ class PrefixArrays:
 
 
 def is_integer(values: Tensor) -> bool:
+    """Whether a tensor holds integers, booleans not among them."""
     return not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
 
 

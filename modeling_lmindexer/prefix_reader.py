@@ -180,8 +180,7 @@ class PrefixReader:
         """As [`~PrefixTree.contains`], by any of the filters where there is one per row."""
         if self.num_filters is None:
             return self.contains(sequences)
-        found = [self.contains(row.expand(self.num_filters, -1)).any() for row in sequences]
-        return torch.stack(found) if found else sequences.new_empty(0, dtype=torch.bool)
+        return self.contains(sequences.repeat(self.num_filters, 1)).view(self.num_filters, len(sequences)).any(0)
 
     def expand(self, nodes: LongTensor, level: int) -> tuple[LongTensor, LongTensor, LongTensor]:
         """All allowed children of `nodes` `(rows,)` of `level`, one behind the other; node -1 has none.

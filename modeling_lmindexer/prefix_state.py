@@ -85,6 +85,7 @@ class TreeState:
 
 
 def any_row(flags: BoolTensor) -> BoolTensor:
+    """Flags `(nodes,)` from those of all filters, `(nodes, columns)`, or of one."""
     return flags if flags.ndim == 1 else flags.any(1)
 
 
