@@ -45,8 +45,9 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         pad_token_id: allowed too, next to `eos_token_id`, in rows that have ended. A row with no token left, because
             its filter allows nothing or its prefix is no ID's, gets a very low score there instead of -inf:
             sampling goes on, beams prefer anything else, and [`~PrefixTreeLogitsProcessor.is_valid`] tells.
-        reuse_buffer: from two million scores on, write into the memory of an earlier step when nobody holds its scores any more, and set back only
-            what that step had written; memory is fresh where they are still held, as by sampling with `output_scores`.
+        reuse_buffer: from two million scores on, write into the memory of an earlier step when nobody holds its scores
+            any more, and set back only what that step had written; memory is fresh where they are still held, as by
+            sampling with `output_scores`.
         document_ids: what [`~PrefixTreeLogitsProcessor.filtered`] may call the documents; by default their numbers.
 
     Raises:
