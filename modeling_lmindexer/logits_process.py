@@ -14,7 +14,8 @@ from .prefix_mask import Written
 from .prefix_tree import PrefixTree
 from .score_buffer import ScoreBuffer, minus_infinity_like
 
-WORTH_KEEPING = 2**21  # scores from which their memory is re-used: less is written faster than looked after
+# Scores, and columns, from which their memory is re-used: less is written faster than looked after.
+WORTH_KEEPING, WIDE = 2**19, 2**13
 
 
 class PrefixTreeLogitsProcessor(LogitsProcessor):
@@ -45,9 +46,9 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         pad_token_id: allowed too, next to `eos_token_id`, in rows that have ended. A row with no token left, because
             its filter allows nothing or its prefix is no ID's, gets a very low score there instead of -inf:
             sampling goes on, beams prefer anything else, and [`~PrefixTreeLogitsProcessor.is_valid`] tells.
-        reuse_buffer: from two million scores on, write into the memory of an earlier step when nobody holds its scores
-            any more, and set back only what that step had written; memory is fresh where they are still held, as by
-            sampling with `output_scores`.
+        reuse_buffer: from half a million scores of a large vocabulary on, write into the memory of an earlier step
+            when nobody holds its scores any more, and set back only what that step had written; memory is fresh where
+            they are still held, as by sampling with `output_scores`.
         document_ids: what [`~PrefixTreeLogitsProcessor.filtered`] may call the documents; by default their numbers.
 
     Raises:
@@ -178,7 +179,8 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
             return written
 
         # Setting back what was written takes longer than setting everything, where that is little.
-        if self._buffer is not None and scores.numel() >= WORTH_KEEPING and not torch.compiler.is_compiling():
+        large = scores.numel() >= WORTH_KEEPING and scores.shape[1] >= WIDE
+        if self._buffer is not None and large and not torch.compiler.is_compiling():
             return self._buffer.fill(scores, write)
         masked = minus_infinity_like(scores)
         write(masked)

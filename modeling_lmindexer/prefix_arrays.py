@@ -190,7 +190,7 @@ def sorted_columns(rows: Tensor) -> tuple[LongTensor | None, Iterator[Tensor]]:
     groups, last = [], rows.shape[1]
     while last > 0:
         first, used = last - 1, bits[last - 1]
-        while first > 0 and used + bits[first - 1] <= 64:
+        while first > 0 and used < 64 and used + bits[first - 1] <= 64:
             first -= 1
             used += bits[first]
         # The first code of a key is centred on 0, as the sign is the 64th bit.

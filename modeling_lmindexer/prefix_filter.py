@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
-from .prefix_segment import PrefixSegment
+from .prefix_segment import PrefixSegment, on_host
 
 
 @dataclass
@@ -48,6 +48,15 @@ class AllowedNodes:
         """Flags of `nodes` of `level`, of any shape; `batch_rows`, broadcast to it, are their rows of the batch."""
         return _looked_up(self.nodes[level - 1], nodes, batch_rows)
 
+    def of_nodes_on_host(self, nodes: np.ndarray, level: int, batch_rows: np.ndarray | None) -> np.ndarray:
+        """As [`~AllowedNodes.of_nodes`], with numpy."""
+        flags = self.nodes[level - 1].numpy()
+        if batch_rows is None:
+            return flags.take(nodes)
+        places = nodes * flags.shape[1]
+        places += batch_rows
+        return flags.reshape(-1).take(places)
+
     def of_ends(self, nodes: LongTensor, level: int, batch_rows: LongTensor | None) -> BoolTensor:
         """Whether an allowed document ends at each of `nodes` of `level`, all of which are terminal."""
         return _looked_up((self.nodes if self.ends is None else self.ends)[level - 1], nodes, batch_rows)
@@ -81,25 +90,43 @@ def _by_counts(segment: PrefixSegment, places: BoolTensor) -> tuple[list[BoolTen
     Documents below a node are one range, so a running count of the allowed ones tells whether it has any; the count at
     the nodes of a level is that of the level below, taken where their children begin.
     """
-    counts = torch.empty(len(places) + 1, *places.shape[1:], dtype=torch.int32, device=places.device)
-    counts[0] = 0
-    torch.cumsum(places, 0, dtype=torch.int32, out=counts[1:])
+    counts = _running_count(places)
     if not segment.arrays.fixed_length:
-        firsts = [counts.index_select(0, level.document_starts) for level in segment.levels]
+        firsts = [_at(counts, level.document_starts) for level in segment.levels]
         levels = list(zip(segment.levels, firsts, strict=True))
-        nodes = [counts.index_select(0, level.document_ends) > first for level, first in levels]
-        return nodes, [counts.index_select(0, level.own_ends) > first for level, first in levels]
-    flags = places
-    if segment.arrays.leaf_starts is not None:
-        counts = counts.index_select(0, segment.arrays.leaf_starts)
-        flags = counts[1:] > counts[:-1]
-    nodes = [flags]
-    for level in reversed(segment.levels[1:]):
-        if level.starts is not None:
-            counts = counts.index_select(0, level.starts[1:])
-            flags = counts[1:] > counts[:-1]
-        nodes.append(flags)
+        nodes = [_as_flags(_at(counts, level.document_ends) > first) for level, first in levels]
+        return nodes, [_as_flags(_at(counts, level.own_ends) > first) for level, first in levels]
+    nodes = []
+    for starts in (segment.arrays.leaf_starts, *segment.next_starts[:0:-1]):
+        if starts is not None:
+            counts = _at(counts, starts)
+            nodes.append(_as_flags(counts[1:] > counts[:-1]))
+        else:  # a child each, or a document
+            nodes.append(nodes[-1] if nodes else places)
     return nodes[::-1], None
+
+
+def _running_count(places: BoolTensor) -> Tensor | np.ndarray:
+    """How many are true before each of `places` `(documents,)` or `(documents, columns)`, and in all."""
+    shape = (len(places) + 1, *places.shape[1:])
+    if on_host(places):
+        counts = np.empty(shape, np.int32)
+        np.cumsum(places.numpy(), axis=0, out=counts[1:])
+    else:
+        counts = torch.empty(shape, dtype=torch.int32, device=places.device)
+        torch.cumsum(places, 0, dtype=torch.int32, out=counts[1:])
+    counts[0] = 0
+    return counts
+
+
+def _at(counts: Tensor | np.ndarray, places: Tensor) -> Tensor | np.ndarray:
+    if isinstance(counts, np.ndarray):
+        return counts.take(places.numpy(), axis=0 if counts.ndim > 1 else None)  # without is faster
+    return counts.index_select(0, places)
+
+
+def _as_flags(flags: BoolTensor | np.ndarray) -> BoolTensor:
+    return torch.from_numpy(flags) if isinstance(flags, np.ndarray) else flags
 
 
 def _looked_up(flags: BoolTensor, nodes: LongTensor, batch_rows: LongTensor | None) -> BoolTensor:

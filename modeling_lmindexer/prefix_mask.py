@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
 from .prefix_children import allowed_padded
-from .prefix_segment import ragged
+from .prefix_segment import on_host
 
 FEW_COLUMNS = 16  # one column in so many is faster handled alone
 
@@ -41,10 +42,11 @@ class RootCodes:
         columns = () if batch is None else (batch,)
         flags = torch.zeros(high - low + 1, *columns, dtype=torch.bool, device=levels[0].codes.device)
         for part, level in zip(parts, levels, strict=True):
-            codes = level.codes.long() + (level.offset - low)
             if part.flags is None:
-                flags[codes] = True
+                own = part.segment.first_codes
+                flags[level.low - low : level.high - low + 1] |= own if batch is None else own[:, None]
             else:
+                codes = level.codes.long() + (level.offset - low)
                 flags[codes] |= part.flags.nodes[0] if batch is None else part.flags.nodes[0][:, :batch]
         if batch is not None:
             return cls(low, flags.T[:, None].contiguous())
@@ -65,13 +67,13 @@ class Written:
         columns: columns of all rows: a slice, or numbers.
     """
 
-    cells: LongTensor | None = None
+    cells: LongTensor | np.ndarray | None = None
     columns: slice | LongTensor | None = None
 
     def clear(self, scores: Tensor) -> None:
         """Sets the region back to -inf."""
         if self.cells is not None:
-            scores.view(-1).scatter_(0, self.cells, scores.new_full((1,), -torch.inf).expand(len(self.cells)))
+            scores.view(-1).index_fill_(0, torch.as_tensor(self.cells), -torch.inf)
         elif isinstance(self.columns, slice):
             scores[:, self.columns] = -torch.inf
         else:
@@ -88,21 +90,43 @@ def write_allowed(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, 
     Returns:
         the regions that may differ from -inf now.
     """
-    static = torch.compiler.is_compiling() or scores.device.type != "cpu"
+    static = not on_host(scores) or scores.requires_grad
     scores = scores.contiguous()
     if level == 0:
         return [_write_root(state, out, scores, nodes, static)]
+    if not static:
+        return _write_on_host(state, out, scores, nodes, level)
     batch_rows = state.batch_rows(len(nodes), nodes.device)
     split = state.split(nodes, level)
-    if static and len(state.parts) > 1:
+    if len(state.parts) > 1 or scores.requires_grad:  # a child that is written twice would get its gradient twice
         return [_write_union(state, out, scores, split, level, batch_rows)]
-    written = []
-    for i, (part, own) in enumerate(zip(state.parts, split, strict=True)):
-        # Hardly a prefix is continued by what was added, and to look costs less than to write nothing.
-        if level < part.segment.depth and (i == 0 or static or (own >= 0).any()):
-            write = _write_padded if static else _write_ragged
-            written.append(write(part, out, scores, own, level, batch_rows, overwrite=i == 0))
+    return [_write_padded(state.parts[0], out, scores, split[0], level, batch_rows)]
+
+
+def _write_on_host(state, out: Tensor, scores: Tensor, nodes: LongTensor, level: int) -> list[Written]:
+    """Cell by cell."""
+    nodes, written = nodes.numpy(), []
+    groups = None if state.batch is None else state.batch_rows(len(nodes), out.device).numpy()
+    flat, given = (as_numpy(tensor).reshape(-1) for tensor in (out, scores))
+    first = np.arange(0, len(flat), scores.shape[1]) if len(nodes) else nodes  # cell of every row
+    for i, ((segment, flags), own) in enumerate(zip(state.parts, state.split(nodes, level), strict=True)):
+        # Hardly a prefix is continued by what was added.
+        if level >= segment.depth or (i > 0 and own.max(initial=-1) < 0):
+            continue
+        counts, children = segment.children_on_host(own, level)
+        cells = first.repeat(counts)
+        cells += segment.codes_on_host(children, level)
+        if flags is not None:
+            of_rows = None if groups is None else groups.repeat(counts)
+            cells = cells[flags.of_nodes_on_host(children, level + 1, of_rows)]
+        flat[cells] = given.take(cells)
+        written.append(Written(cells=cells))
     return written
+
+
+def as_numpy(tensor: Tensor) -> np.ndarray:
+    """A view of a tensor to copy values in; bfloat16, which numpy lacks, as integers."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, static: bool) -> Written:
@@ -135,26 +159,7 @@ def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, st
     return written
 
 
-def _write_ragged(part, out, scores, nodes, level, batch_rows, overwrite) -> Written:
-    """Cell by cell. Where a part before may have allowed a cell (not `overwrite`), only allowed ones are written."""
-    below = part.segment.levels[level]
-    rows, children = ragged(*part.segment.slices(nodes, level))
-    cells = torch.add(below.codes.index_select(0, children), rows, alpha=scores.shape[1]).add_(below.offset)
-    if part.flags is None:
-        values = scores.view(-1).index_select(0, cells)
-    else:
-        groups = None if batch_rows is None else batch_rows.index_select(0, rows)
-        allowed = part.flags.of_nodes(children, level + 1, groups)
-        if not overwrite:
-            cells = cells[allowed]
-        values = scores.view(-1).index_select(0, cells)
-        if overwrite:
-            values = torch.where(allowed, values, -torch.inf)
-    out.view(-1).scatter_(0, cells, values)
-    return Written(cells=cells)
-
-
-def _write_padded(part, out, scores, nodes, level, batch_rows, overwrite) -> Written:
+def _write_padded(part, out, scores, nodes, level, batch_rows) -> Written:
     """Cell by cell in fixed shapes; the cell of a repeated child gets the same value again."""
     codes, children, inside = part.segment.padded(nodes, level)
     allowed = allowed_padded(part, children, level, batch_rows) & inside[:, :1]

@@ -1,8 +1,10 @@
 """One sorted set of sequences: walking down its nodes, listing their children and documents."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
+import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
@@ -32,6 +34,41 @@ class Hop:
     weights: Tensor
     radix: int
 
+    def find(self, digits: LongTensor, sources: LongTensor | None) -> LongTensor:
+        """Nodes `(rows,)` behind `sources` `(rows,)`, by default the root, along codes `(rows, positions)`; or -1."""
+        wanted = torch.clamp(digits, self.below, self.above).mul_(self.weights).sum(1)
+        if sources is not None:
+            wanted += sources * self.radix  # node -1 makes it negative: no key
+        places = torch.searchsorted(self.keys, wanted)
+        return torch.where(self.keys.index_select(0, places) == wanted, places, -1)
+
+    def find_on_host(self, digits: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
+        """As [`~Hop.find`], with numpy."""
+        keys, below, above, weights = self._on_host
+        wanted = np.minimum(np.maximum(digits, below), above).dot(weights)
+        if sources is not None:
+            wanted += sources * self.radix
+        places = keys.searchsorted(wanted)
+        return np.where(keys.take(places) == wanted, places, -1)
+
+    @cached_property
+    def _on_host(self) -> list[np.ndarray]:
+        """Views, which a copy makes of its own."""
+        return [array.numpy() for array in (self.keys, self.below, self.above, self.weights)]
+
+    def __getstate__(self) -> dict:
+        return without_caches(self)
+
+
+def without_caches(made) -> dict:
+    """What to copy of an object: numpy's views would be arrays of their own in a copy."""
+    return {name: value for name, value in vars(made).items() if name not in ("_on_host", "first_codes")}
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Whether numpy can take over: of few rows, a torch operation takes several times as long as one of numpy."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
 
 class PrefixSegment:
     """Sequences in sorted arrays; immutable.
@@ -47,9 +84,11 @@ class PrefixSegment:
         self.depth = len(arrays.levels)
         # Views that every step of a search needs.
         self._distinct: dict[int, Tensor] = {}  # see distinct_codes
-        self._nowhere = torch.tensor(-1, device=self.device)
-        self._next_starts = [None if level.starts is None else level.starts[1:] for level in self.levels]
+        self.next_starts = [None if level.starts is None else level.starts[1:] for level in self.levels]
         self.hops = self._build_hops() if with_keys else {}
+
+    def __getstate__(self) -> dict:
+        return without_caches(self)
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +115,7 @@ class PrefixSegment:
         moved.with_keys = self.with_keys
         for level, hop in self.hops.items():
             arrays = {name: value.to(device) for name, value in vars(hop).items() if isinstance(value, Tensor)}
-            moved.hops[level] = Hop(**vars(hop) | arrays)
+            moved.hops[level] = replace(hop, **arrays)
         return moved
 
     def walk(self, prefixes: LongTensor) -> LongTensor:
@@ -89,13 +128,12 @@ class PrefixSegment:
         hop = self.hops.get(level)
         if hop is None:
             return self.find_children(self.walk(prefixes[:, :-1]), prefixes[:, -1], level - 1)
-        digits = torch.clamp(prefixes if hop.source == 0 else prefixes[:, hop.source :], hop.below, hop.above)
-        # One operation less where there is a product of integers; CUDA has none.
-        wanted = digits.mv(hop.weights) if digits.device.type == "cpu" else digits.mul_(hop.weights).sum(1)
-        if hop.source > 0:
-            wanted += self.walk(prefixes[:, : hop.source]) * hop.radix  # node -1 makes it negative: no key
-        places = torch.searchsorted(hop.keys, wanted)
-        return torch.where(hop.keys.index_select(0, places) == wanted, places, self._nowhere)
+        sources = self.walk(prefixes[:, : hop.source]) if hop.source else None
+        digits = prefixes[:, hop.source :] if hop.source else prefixes
+        if on_host(prefixes):
+            sources = None if sources is None else sources.numpy()
+            return torch.from_numpy(hop.find_on_host(digits.numpy(), sources))
+        return hop.find(digits, sources)
 
     def slices(self, nodes: LongTensor, level: int) -> tuple[LongTensor, LongTensor]:
         """First child of `nodes` `(rows,)` of `level`, and the one behind the last; the same twice for node -1."""
@@ -103,12 +141,20 @@ class PrefixSegment:
         after = nodes + 1
         if starts is None:
             return nodes.clamp(min=0), after
-        return starts.index_select(0, after).long(), self._next_starts[level].index_select(0, after)
+        return starts.index_select(0, after).long(), self.next_starts[level].index_select(0, after)
 
     def codes(self, nodes: LongTensor, level: int) -> LongTensor:
         """Last codes of `nodes` of `level`, of any shape."""
         level = self.levels[level - 1]
         return level.codes.index_select(0, nodes.reshape(-1)).long().add_(level.offset).view(nodes.shape)
+
+    @cached_property
+    def first_codes(self) -> BoolTensor:
+        """Which codes from the smallest to the largest one a sequence begins with."""
+        level = self.levels[0]
+        flags = torch.zeros(level.high - level.low + 1, dtype=torch.bool, device=self.device)
+        flags[level.codes.long() + (level.offset - level.low)] = True
+        return flags
 
     def distinct_codes(self, position: int) -> LongTensor:
         """All different codes at `position`, ascending; looked for once."""
@@ -144,8 +190,41 @@ class PrefixSegment:
         if level >= self.depth:
             empty = nodes.new_empty(0)
             return empty, empty, empty
+        if on_host(nodes):
+            counts, children = self.children_on_host(nodes.numpy(), level)
+            rows, codes = np.arange(len(nodes)).repeat(counts), self.codes_on_host(children, level)
+            return tuple(map(torch.from_numpy, (rows, codes, children)))
         rows, children = ragged(*self.slices(nodes, level))
         return rows, self.codes(children, level + 1), children
+
+    def children_on_host(self, nodes: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of children of `nodes` `(rows,)` of `level`, and all of them one behind the other."""
+        starts, next_starts, _ = self._on_host[level]
+        if starts is None:
+            first, counts = np.maximum(nodes, 0), (nodes >= 0).astype(np.int64)
+        else:
+            after = nodes + 1
+            first = starts.take(after)
+            counts = next_starts.take(after) - first
+        before = counts.cumsum()
+        total = before[-1] if len(before) else 0
+        before -= counts
+        children = np.arange(total)
+        children += (first - before).repeat(counts)
+        return counts, children
+
+    def codes_on_host(self, children: np.ndarray, level: int) -> np.ndarray:
+        """Codes `(children,)` of nodes of `level + 1`."""
+        return np.add(self._on_host[level][2].take(children), self.levels[level].offset, dtype=np.int64)
+
+    @cached_property
+    def _on_host(self) -> list[tuple]:
+        """Starts, the same from the second on, and codes of every level."""
+        starts = [None if level.starts is None else level.starts.numpy() for level in self.levels]
+        return [
+            (own, None if own is None else own[1:], level.codes.numpy())
+            for own, level in zip(starts, self.levels, strict=True)
+        ]
 
     def padded(self, nodes: LongTensor, level: int) -> tuple[LongTensor, LongTensor, BoolTensor]:
         """Codes and nodes `(rows, widest)` of all children, and which are there; behind the last the first again.
@@ -255,7 +334,7 @@ class PrefixSegment:
             keys = torch.add(below.codes, keys, alpha=span).add_(below.offset)
         bounds = ([level.low - 1 for level in positions], [level.high + 1 for level in positions])
         weights = [prod(spans[i + 1 :]) for i in range(len(spans))]
-        below, above, weights = (torch.tensor(values, device=self.device) for values in (*bounds, weights))
+        below, above, weights = torch.tensor([*bounds, weights], device=self.device)
         largest = torch.tensor([INT64_MAX], device=self.device)
         return Hop(source, torch.cat([keys, largest]), below, above, weights, prod(spans))
 

@@ -61,7 +61,7 @@ class TreeState:
         for part in reversed(self.parts[1:]):
             radix = part.segment.count(level) + 1 if level <= part.segment.depth else 1
             split.append(rest % radix - 1)
-            rest = torch.div(rest, radix, rounding_mode="floor")
+            rest = rest // radix
         return [rest - 1, *reversed(split)]
 
     def joined(self, split: list[LongTensor], level: int) -> LongTensor:

@@ -27,6 +27,7 @@ QUERIES = torch.tensor([[41, 42, 43, 44], [45, 46, 47, PAD]])
 def small_memory_is_kept_too(monkeypatch):
     """Scores of a few rows would be written to fresh memory, where nothing can go wrong."""
     monkeypatch.setattr(logits_process, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(logits_process, "WIDE", 0)
 
 
 def tiny_t5():

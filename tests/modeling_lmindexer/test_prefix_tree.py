@@ -257,6 +257,15 @@ def test_the_largest_codes_that_fit(layout):
 
 
 @both_layouts
+def test_keys_of_all_64_bits_behind_positions_of_one_code(layout):
+    """21, 21 and 22 bits; the positions before need none, and the sign belongs to the first that needs some."""
+    sequences = [[0, 0, 2**20, 0, 2**22 - 1], [0, 0, 0, 2**20, 1], [0, 0, 2**20, 0, 0]]
+    tree = PrefixTree.from_sequences(sequences, layout=layout)
+    assert tree.sequences().tolist() == sorted(sequences)
+    assert tree.contains(sequences).all()
+
+
+@both_layouts
 def test_repr_and_size(layout):
     text = repr(PrefixTree.from_sequences(RAGGED, layout=layout))
     assert "5 sequences of up to 3 codes" in text and "codes up to 5" in text and "cpu" in text

@@ -285,6 +285,7 @@ def by_sequence(documents):
 def test_searches_in_threads_while_documents_come_and_go(layout, monkeypatch):
     """Every call sees one state of the tree: all documents that stay, none that never was, its own rows' scores."""
     monkeypatch.setattr(logits_process, "WORTH_KEEPING", 0)  # as many rows as a real search would use one buffer
+    monkeypatch.setattr(logits_process, "WIDE", 0)
     stay, guests = random_sequences(400, codes=8, positions=3), random_sequences(400, 1, codes=8, positions=3)
     tree = PrefixTree.from_sequences(stay, layout=layout)
     trie = PrefixTreeLogitsProcessor(tree)

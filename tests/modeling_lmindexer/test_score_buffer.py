@@ -18,6 +18,7 @@ RAGGED = [[0], [0, 7], [0, 7, 13], [1, 7, 12], [1, 9], [2, 6, 15], [5], [5, 9, 1
 def small_memory_is_kept_too(monkeypatch):
     """Scores of a few rows would be written to fresh memory, where nothing can go wrong."""
     monkeypatch.setattr(logits_process, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(logits_process, "WIDE", 0)
 
 
 def calls(number=20, vocabulary=20):
