@@ -11,6 +11,7 @@ from .folder import CorruptedFolderError
 from .logits_process import PrefixTreeLogitsProcessor
 from .modeling_lmindexer import LMIndexerForSemanticID
 from .outputs import LMIndexerOutput, SearchOutput
+from .packed_weights import pack_weights
 from .prefix_tree import PrefixTree
 from .semantic_index import SemanticIndex
 
@@ -28,4 +29,5 @@ __all__ = [
     "SearchOutput",
     "SemanticIndex",
     "constrained_beam_search",
+    "pack_weights",
 ]

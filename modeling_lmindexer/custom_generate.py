@@ -9,6 +9,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .beam_search import at_prompt, beam_search, best_children
 from .logits_process import PrefixTreeLogitsProcessor
+from .packed_weights import linear_map
 from .prefix_tree import PrefixTree
 from .search import IDSteps, check_filters
 from .shared_attention import SharedStates, can_share
@@ -195,6 +196,7 @@ class Head:
             raise ValueError(
                 f"The head of {type(model).__name__} is no linear map of the decoder's states: use head='full'."
             )
+        self.project = linear_map(self.head)
         self.scale = config.hidden_size**-0.5 if getattr(config, "scale_decoder_outputs", False) else None
         self.bias = getattr(model, "final_logits_bias", None)  # BART and its kin: (1, vocabulary)
 
@@ -202,7 +204,7 @@ class Head:
         """Logits `(rows, tokens)` from states `(rows, hidden)` of ascending `tokens`, or of all."""
         hidden = hidden if self.scale is None else hidden * self.scale
         if tokens is None:
-            logits = self.head(hidden)
+            logits = self.project(hidden)
             return logits if self.bias is None else logits + self.bias
         first, last = int(tokens[0]), int(tokens[-1])
         if last - first + 1 == len(tokens):

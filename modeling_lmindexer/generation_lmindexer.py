@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput, logging
 
 from .custom_generate import constrained_beam_search
 from .logits_process import PrefixTreeLogitsProcessor
+from .packed_weights import pack_weights
 from .prefix_tree import PrefixTree
 
 logger = logging.get_logger(__name__)
@@ -32,8 +33,9 @@ SAMPLING_SETTINGS = {
 class LMIndexerGenerationMixin(GenerationMixin):
     """Generation of [`LMIndexerForSemanticID`]."""
 
-    # For users without this package: custom_generate=model.constrained_beam_search.
+    # For users without this package: custom_generate=model.constrained_beam_search, model.pack_weights().
     constrained_beam_search = staticmethod(constrained_beam_search)
+    pack_weights = pack_weights
 
     def prepare_inputs_for_generation(
         self, input_ids, past_key_values=None, attention_mask=None, encoder_outputs=None, use_cache=None, **kwargs

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-from transformers.models.mt5.modeling_mt5 import MT5Stack
-from transformers.models.t5.modeling_t5 import T5Stack
+from transformers.models.mt5.modeling_mt5 import MT5DenseActDense, MT5DenseGatedActDense
+from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense, T5Stack
 
+from .packed_weights import T5_STACKS, has_hooks, linear_map
 from .shared_attention import SHARED_ATTENTION
 
 MORE_POSITIONS = 8  # as many as most IDs have: their bias is computed once
@@ -18,11 +19,12 @@ MORE_POSITIONS = 8  # as many as most IDs have: their bias is computed once
 def quick_decoder(decoder: nn.Module) -> Callable:
     """The decoder itself, or for T5 what takes the same arguments and gives the same result, for one search.
 
-    The linear maps are called as modules, so that adapters in their place count. Half precision, whose overflows T5
-    clamps between its layers, and models that are spread over devices or being trained keep their own code.
+    Adapters in the place of linear maps, and maps with hooks, are called as modules and count; the others take the
+    quickest way, see [`linear_map`]. Half precision, whose overflows T5 clamps between its layers, and models that are
+    spread over devices or being trained keep their own code.
     """
     if (
-        type(decoder) not in (T5Stack, MT5Stack)
+        type(decoder) not in T5_STACKS
         or decoder.training
         or decoder.config._attn_implementation != SHARED_ATTENTION
         or decoder.final_layer_norm.weight.dtype != torch.float32
@@ -41,6 +43,8 @@ class QuickT5Decoder:
 
     def __init__(self, stack: T5Stack):
         self.stack, self.bias = stack, None
+        self.blocks = [QuickBlock(block, index) for index, block in enumerate(stack.block)]
+        self.norm = quick_norm(stack.final_layer_norm)
 
     def __call__(
         self,
@@ -66,14 +70,12 @@ class QuickT5Decoder:
         if mask is not None:
             # A finite number, as in T5: an empty text gets the mean of all states, not NaN.
             mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
-        for index, block in enumerate(self.stack.block):
-            own, cross, feed_forward = block.layer
-            hidden = hidden + self_attended(own, hidden, bias, past_key_values, index)
-            hidden = hidden + cross_attended(cross, hidden, encoder_hidden_states, mask, past_key_values, index)
-            hidden = hidden + feed_forward.DenseReluDense(normed(feed_forward.layer_norm, hidden))
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=normed(self.stack.final_layer_norm, hidden), past_key_values=past_key_values
-        )
+        # Of no_grad's cost of every operation, what counts the changes of tensors is left out.
+        with torch.inference_mode(not torch.is_grad_enabled()):
+            for block in self.blocks:
+                hidden = block(hidden, bias, encoder_hidden_states, mask, past_key_values)
+            hidden = self.norm(hidden)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden, past_key_values=past_key_values)
 
     def position_bias(self, done: int, hidden: Tensor) -> Tensor:
         """What `hidden` `(rows, positions, hidden)` behind `done` others adds to the logits of its self-attention.
@@ -90,36 +92,78 @@ class QuickT5Decoder:
         return self.bias[:, :, done:end, :end].contiguous()
 
 
-def normed(norm: nn.Module, hidden: Tensor) -> Tensor:
-    """T5's norm: no mean, no bias."""
-    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+class QuickBlock:
+    """One block of the decoder: `hidden` `(rows, positions, width)` to the same shape; `index` is its number."""
+
+    def __init__(self, block: nn.Module, index: int):
+        own, cross, feed_forward = block.layer
+        self.index, self.norms = index, [quick_norm(layer.layer_norm) for layer in block.layer]
+        self.own, self.cross = QuickAttention(own.SelfAttention), QuickAttention(cross.EncDecAttention)
+        self.feed_forward = quick_feed_forward(feed_forward.DenseReluDense)
+
+    def __call__(
+        self, hidden: Tensor, bias: Tensor, source: Tensor, mask: Tensor | None, cache: EncoderDecoderCache
+    ) -> Tensor:
+        own_norm, cross_norm, feed_forward_norm = self.norms
+        hidden = hidden + self.own.to_itself(own_norm(hidden), bias, cache, self.index)
+        hidden = hidden + self.cross.to_source(cross_norm(hidden), source, mask, cache, self.index)
+        return hidden + self.feed_forward(feed_forward_norm(hidden))
 
 
-def heads_of(states: Tensor, attention: nn.Module, rows: int) -> Tensor:
-    """`(rows * k, positions, width)` to `(rows, heads, k * positions, size)`."""
-    return states.view(rows, -1, attention.n_heads, attention.key_value_proj_dim).transpose(1, 2)
+class QuickAttention:
+    """Attention of T5, without its module calls."""
+
+    def __init__(self, attention: nn.Module):
+        self.heads, self.size = attention.n_heads, attention.key_value_proj_dim
+        self.q, self.k, self.v, self.o = map(linear_map, (attention.q, attention.k, attention.v, attention.o))
+
+    def to_itself(self, states: Tensor, bias: Tensor, cache: EncoderDecoderCache, index: int) -> Tensor:
+        """What self-attention makes of `states` `(rows, positions, width)`."""
+        query, key, value = (self.split(m(states), len(states)) for m in (self.q, self.k, self.v))
+        key, value = cache.self_attention_cache.update(key, value, index)
+        return self.attended(query, key, value, bias, states)
+
+    def to_source(
+        self, states: Tensor, source: Tensor, mask: Tensor | None, cache: EncoderDecoderCache, index: int
+    ) -> Tensor:
+        """What attention to `source` `(texts, tokens, width)` makes of `states` `(rows, positions, width)`."""
+        texts = len(source)
+        if not cache.is_updated.get(index):
+            cache.cross_attention_cache.update(*(self.split(m(source), texts) for m in (self.k, self.v)), index)
+            cache.is_updated[index] = True
+        keys = cache.cross_attention_cache.layers[index]
+        # The beams of a text stand where later positions would.
+        return self.attended(self.split(self.q(states), texts), keys.keys, keys.values, mask, states)
+
+    def split(self, states: Tensor, rows: int) -> Tensor:
+        """`(rows * k, positions, width)` to `(rows, heads, k * positions, size)`."""
+        return states.view(rows, -1, self.heads, self.size).transpose(1, 2)
+
+    def attended(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, states: Tensor) -> Tensor:
+        """The mixed values, through the output's map, in the shape of `states`."""
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+        return self.o(mixed.transpose(1, 2).reshape(*states.shape[:2], -1))
 
 
-def self_attended(layer: nn.Module, hidden: Tensor, bias: Tensor, cache: EncoderDecoderCache, index: int) -> Tensor:
-    """What a layer's self-attention adds to `hidden` `(rows, positions, width)`."""
-    attention, states, rows = layer.SelfAttention, normed(layer.layer_norm, hidden), len(hidden)
-    query, key, value = (heads_of(m(states), attention, rows) for m in (attention.q, attention.k, attention.v))
-    key, value = cache.self_attention_cache.update(key, value, index)
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-    return attention.o(attended.transpose(1, 2).reshape(*hidden.shape[:2], -1))
+def quick_feed_forward(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """T5's feed-forward without its module calls, `(..., width)` to the same; the module for what T5 does not have."""
+    gated = type(layer) in (T5DenseGatedActDense, MT5DenseGatedActDense)
+    known = gated or type(layer) in (T5DenseActDense, MT5DenseActDense)
+    if not known or has_hooks(layer) or layer.wo.weight.dtype != torch.float32:  # whose type the states would take
+        return layer
+    act, out = layer.act, linear_map(layer.wo)
+    if gated:
+        gate, up = linear_map(layer.wi_0), linear_map(layer.wi_1)
+        return lambda states: out(act(gate(states)) * up(states))
+    up = linear_map(layer.wi)
+    return lambda states: out(act(up(states)))
 
 
-def cross_attended(
-    layer: nn.Module, hidden: Tensor, source: Tensor, mask: Tensor | None, cache: EncoderDecoderCache, index: int
-) -> Tensor:
-    """What a layer's attention to `source` `(texts, tokens, width)` adds to `hidden` `(rows, positions, width)`."""
-    attention, texts = layer.EncDecAttention, len(source)
-    if not cache.is_updated.get(index):
-        key, value = (heads_of(m(source), attention, texts) for m in (attention.k, attention.v))
-        cache.cross_attention_cache.update(key, value, index)
-        cache.is_updated[index] = True
-    keys = cache.cross_attention_cache.layers[index]
-    # The beams of a text stand where later positions would.
-    query = heads_of(attention.q(normed(layer.layer_norm, hidden)), attention, texts)
-    attended = F.scaled_dot_product_attention(query, keys.keys, keys.values, attn_mask=mask, scale=1.0)
-    return attention.o(attended.transpose(1, 2).reshape(*hidden.shape[:2], -1))
+def quick_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    """T5's norm, `(..., width)` to the same: without mean and bias, by the operations that take least time."""
+    weight, width = norm.weight, norm.weight.shape[0]
+    if weight.device.type != "cpu":
+        return lambda hidden: F.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
+    # There torch makes it of six operations. |h|^2 + width * epsilon is the square of a hypotenuse.
+    scaled, least = weight * width**0.5, weight.new_tensor((width * norm.variance_epsilon) ** 0.5)
+    return lambda hidden: hidden / torch.hypot(torch.linalg.vector_norm(hidden, dim=-1, keepdim=True), least) * scaled

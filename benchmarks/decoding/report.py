@@ -20,6 +20,7 @@ TITLES = {
     "search": "Whole runs, in units of the unconstrained `generate`",
 }
 FAST = "fast, re-used", "fast, fresh"
+CODES_HEAD = "search, codes' head", "packed, codes' head"
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ LIMITS = (
     Limit("generate with the processor", "search", ("processor",), 1.07),
     Limit("search, 4 positions", "search", ("search",), 0.50, lambda row: row["positions"] == 4),
     Limit("search, 8 positions", "search", ("search",), 0.65, lambda row: row["positions"] == 8),
-    Limit("sliced head, 4 positions", "search", ("sliced head",), 0.50, lambda row: row["positions"] == 4),
-    Limit("sliced head, 8 positions", "search", ("sliced head",), 0.65, lambda row: row["positions"] == 8),
+    Limit("search, packed weights, 4 positions", "search", ("packed",), 0.50, lambda row: row["positions"] == 4),
+    Limit("search, packed weights, 8 positions", "search", ("packed",), 0.65, lambda row: row["positions"] == 8),
+    Limit("search, codes' head, 4 positions", "search", CODES_HEAD, 0.50, lambda row: row["positions"] == 4),
+    Limit("search, codes' head, 8 positions", "search", CODES_HEAD, 0.65, lambda row: row["positions"] == 8),
     Limit("GPU step, ms, setting C: 1 x 20, or re-used", "device", ("kernels ms",), 0.05,
           lambda row: row["setting"] == "C" and (row["batch"] == 1 or row["buffer"] == "re-used")),
     Limit("GPU step over one write, 32 x 20, fresh", "device", ("kernels / write",), 1.3,
@@ -162,7 +165,7 @@ def save_plot(results: Results) -> None:
         ("constraint", (*FAST, "dict trie"), "constraint / floor of the step", True, (0.03, 0.13, 0.20)),
         (
             "search",
-            ("processor", "search", "sliced head"),
+            ("processor", "search", "packed"),
             "whole run / unconstrained generate",
             False,
             (0.5, 0.65, 1.07),

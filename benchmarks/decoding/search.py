@@ -1,9 +1,11 @@
 """Whole runs of models with random weights: unconstrained `generate`, with the processor, and the exact search.
 
 `LMIndexerForSemanticID` has the small vocabulary and a head per position, `T5ForConditionalGeneration` T5's tokens
-and those of the codes behind them. All beams run to the last code in all of them: an ID has no end token.
+and those of the codes behind them. All beams run to the last code in all of them: an ID has no end token. `packed` is
+the search after `pack_weights`, by a copy of the model.
 """
 
+import copy
 import itertools
 from functools import lru_cache, partial
 
@@ -17,6 +19,7 @@ from modeling_lmindexer import (
     PrefixTreeLogitsProcessor,
     SemanticIndex,
     constrained_beam_search,
+    pack_weights,
 )
 
 from .report import Results
@@ -57,32 +60,49 @@ def build_model(kind: str, name: str, shape: tuple, setting: Setting, plan: Plan
     return model.eval().to(plan.device)
 
 
+@lru_cache(maxsize=1)
+def packed_model(*args):
+    """A copy of the model with packed weights."""
+    model = copy.deepcopy(build_model(*args))
+    pack_weights(model)
+    return model
+
+
 def build_runs(kind: str, name: str, shape: dict, setting: Setting, plan: Plan, batch: int, source: int) -> dict:
     """Functions that run the whole generation and return IDs `(batch, beams, positions)`."""
-    model = build_model(kind, name, tuple(shape.items()), setting, plan)
+    which = kind, name, tuple(shape.items()), setting, plan
+    model, packed = build_model(*which), packed_model(*which) if plan.device.type == "cpu" else None
     codes, beams = make_codes(setting, plan.seed), plan.beams
     generator = torch.Generator().manual_seed(plan.seed)
     input_ids = torch.randint(5, plan.t5_tokens, (batch, source), generator=generator).to(plan.device)
     inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
     beam_settings = {"num_beams": beams, "num_return_sequences": beams, "max_new_tokens": setting.positions}
 
-    def generate(**options) -> torch.Tensor:
+    def generate(model=model, **options) -> torch.Tensor:
         ids = model.generate(**inputs, **beam_settings, length_penalty=0.0, do_sample=False, **options)
         return ids[:, 1:].unflatten(0, (batch, beams))
 
     if kind == "LMIndexer":
         index = SemanticIndex(range(len(codes)), codes, [setting.codes] * setting.positions)
         trie = index.logits_processor
-        runs = {"search": lambda: model.search(index=index, num_beams=beams, top_k=beams, **inputs).sequences}
+
+        def search(model) -> torch.Tensor:
+            return model.search(index=index, num_beams=beams, top_k=beams, **inputs).sequences
     else:
         tree = PrefixTree.from_sequences(flat_ids(codes, setting, plan.t5_tokens)).to(plan.device)
         trie = PrefixTreeLogitsProcessor(tree)
-        sliced = partial(constrained_beam_search, head="codes")
-        runs = {
-            "search": lambda: generate(logits_processor=trie, custom_generate=constrained_beam_search),
-            "sliced head": lambda: generate(logits_processor=trie, custom_generate=sliced),
-        }
-    return {"unconstrained": generate, "processor": lambda: generate(logits_processor=trie)} | runs
+
+        def search(model, **options) -> torch.Tensor:
+            strategy = partial(constrained_beam_search, **options)
+            return generate(model, logits_processor=trie, custom_generate=strategy)
+
+    runs = {"unconstrained": generate, "processor": lambda: generate(logits_processor=trie)}
+    for which, searcher in (("search", model), ("packed", packed)):
+        if searcher is not None:
+            runs[which] = partial(search, searcher)
+            if kind == "T5":
+                runs[f"{which}, codes' head"] = partial(search, searcher, head="codes")
+    return runs
 
 
 def same_results(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -95,22 +115,15 @@ def same_results(one: torch.Tensor, other: torch.Tensor) -> float:
 def compare_runs(kind: str, name: str, shape: dict, setting: Setting, plan: Plan, batch: int, source: int) -> dict:
     """Ratios to the unconstrained run, and whether the search finds what `generate` with the processor does."""
     runs = build_runs(kind, name, shape, setting, plan, batch, source)
-    runs["unconstrained"]()
-    expected, found = runs["processor"](), runs["search"]()
-    if "sliced head" in runs:
-        runs["sliced head"]()
+    found = {name: run().cpu() for name, run in runs.items()}
+    same = min(same_results(found["processor"], ids) for name, ids in found.items() if name in ("search", "packed"))
     candidates = {name: lambda _, run=run: run() for name, run in runs.items()}
     # Its first runs were those above.
     times = measure(candidates, plan.device, repeats=plan.repeats, seconds=plan.seconds, warm_up=False)
     unconstrained = times.pop("unconstrained")
-    return {
-        "unconstrained ms": 1000 * unconstrained,
-        "processor": None,
-        "search": None,
-        "sliced head": None,  # in this order
-        **{name: taken / unconstrained for name, taken in times.items()},
-        "same IDs": same_results(expected.cpu(), found.cpu()),
-    }
+    columns = "processor", "search", "packed", "search, codes' head", "packed, codes' head"
+    ratios = {name: times[name] / unconstrained if name in times else None for name in columns}
+    return {"unconstrained ms": 1000 * unconstrained, **ratios, "same IDs": same}
 
 
 def search_rows(plan: Plan, results: Results) -> None:
@@ -127,3 +140,4 @@ def search_rows(plan: Plan, results: Results) -> None:
                 f"takes about {needed / 1e9:.0f} GB, {free / 1e9:.0f} are free" if needed > free else None,
             )  # fmt: skip
     build_model.cache_clear()
+    packed_model.cache_clear()

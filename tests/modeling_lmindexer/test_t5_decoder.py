@@ -9,6 +9,8 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from modeling_lmindexer.shared_attention import can_share
 from modeling_lmindexer.t5_decoder import quick_decoder
 
+# What the module itself is away, at most, from what it gives in double precision with these weights.
+ROUNDING = {"atol": 3e-5, "rtol": 1e-5}
 SIZES = {"vocab_size": 50, "d_model": 16, "d_kv": 6, "d_ff": 32, "num_layers": 3, "num_heads": 2}
 
 
@@ -55,9 +57,9 @@ def test_it_returns_what_the_module_returns(config, prompt, masked):
         expected = decoder(**given, **inputs, past_key_values=caches[0])
         found = quick(**given, **inputs, past_key_values=caches[1])
         assert found.past_key_values is caches[1]
-        torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, **ROUNDING)
     for ours, theirs in zip(caches[1].self_attention_cache.layers, caches[0].self_attention_cache.layers, strict=True):
-        torch.testing.assert_close(ours.keys, theirs.keys, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours.keys, theirs.keys, **ROUNDING)
 
 
 def test_what_it_does_not_know_keeps_its_own_code():
@@ -91,7 +93,33 @@ def test_adapters_in_place_of_linear_maps_count():
     inputs |= {"encoder_attention_mask": None, "use_cache": True}
     expected = decoder(**inputs, past_key_values=new_cache()).last_hidden_state
     found = quick_decoder(decoder)(**inputs, past_key_values=new_cache()).last_hidden_state
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, **ROUNDING)
     with adapted.disable_adapter():
         plain = decoder(**inputs, past_key_values=new_cache()).last_hidden_state
     assert not torch.allclose(found, plain, atol=1e-3)
+
+
+def test_a_feed_forward_with_hooks_or_of_another_type_is_called():
+    hooked, half = random_decoder(), random_decoder()
+    hooked.block[1].layer[2].DenseReluDense.register_forward_hook(lambda *_: None)
+    half.block[1].layer[2].DenseReluDense.wo.bfloat16()  # the states take its type
+    for decoder in (hooked, half):
+        quick = quick_decoder(decoder)
+        assert quick.blocks[1].feed_forward is decoder.block[1].layer[2].DenseReluDense
+        assert quick.blocks[0].feed_forward is not decoder.block[0].layer[2].DenseReluDense
+
+
+@pytest.mark.parametrize("config", [{}, {"feed_forward_proj": "gated-gelu"}])
+def test_gradients_are_those_of_the_module(config):
+    """It is for searches, but must not lose them silently."""
+    decoder = random_decoder(**config)
+    inputs = {"input_ids": torch.randint(50, (3, 4)), "encoder_attention_mask": None, "use_cache": True}
+    inputs["encoder_hidden_states"] = torch.randn(3, 6, 16)
+    gradients = []
+    for function in (decoder, quick_decoder(decoder)):
+        output = function(**inputs, past_key_values=new_cache()).last_hidden_state
+        gradients.append(torch.autograd.grad(output.square().mean(), list(decoder.parameters()), allow_unused=True))
+    for found, expected in zip(*gradients, strict=True):
+        assert (found is None) == (expected is None)
+        if found is not None:
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
