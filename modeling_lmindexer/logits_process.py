@@ -81,7 +81,8 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         self.document_ids = document_ids
         self._buffer = ScoreBuffer() if reuse_buffer else None
         self._check_end(tree)
-        self._seen: tuple = (None, None)  # state of the tree at the last step, and its snapshot on the scores' device
+        # State of the tree at the last step, device of the scores, and its snapshot there.
+        self._seen: tuple = (None, None, None)
 
     @classmethod
     def from_pretrained(
@@ -169,13 +170,12 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         level = input_ids.shape[1] - self.prompt_length
         self._check_level(level)
         tree = self._tree_on(scores.device)
-        generated = input_ids if self.prompt_length == 0 else input_ids[:, self.prompt_length :]  # (rows, level)
-        nodes = tree.walk(generated) if level else None
 
         def write(masked: Tensor) -> list:
-            written = tree.write_allowed(masked, scores, nodes, level)
+            written = tree.write_continuations(masked, scores, input_ids, self.prompt_length)
             if self.eos_token_id is not None or self.pad_token_id is not None:
-                written += self._write_special_tokens(masked, scores, tree, generated, nodes)
+                generated = input_ids[:, self.prompt_length :]  # (rows, level)
+                written += self._write_special_tokens(masked, scores, tree, generated)
             return written
 
         # Setting back what was written takes longer than setting everything, where that is little.
@@ -188,20 +188,20 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
 
     def _tree_on(self, device: torch.device) -> PrefixTree:
         """The tree as it is at this step, on the scores' device."""
-        state, seen = self._seen
-        if state is not self._tree.state or seen.device != device:
+        state, seen_device, seen = self._seen
+        if state is not self._tree.state or device != seen_device:
             snapshot = self._tree.snapshot()
             self._check_end(snapshot)
-            state, seen = snapshot.state, snapshot.to(device)
-            self._seen = state, seen
+            seen = snapshot.to(device)
+            self._seen = snapshot.state, device, seen
         return seen
 
     def _write_special_tokens(
-        self, masked: Tensor, scores: Tensor, tree: PrefixTree, generated, nodes
+        self, masked: Tensor, scores: Tensor, tree: PrefixTree, generated: LongTensor
     ) -> list[Written]:
         """Allows the tokens that are no codes, in the rows that may have them; returns the columns written to."""
         level, written = generated.shape[1], []
-        nodes = tree.walk(generated) if nodes is None else nodes
+        nodes = tree.walk(generated)
 
         def allow(token: int, rows: BoolTensor, values) -> None:
             masked[:, token] = torch.where(rows, values, masked[:, token])

@@ -72,12 +72,19 @@ class Written:
 
     def clear(self, scores: Tensor) -> None:
         """Sets the region back to -inf."""
-        if self.cells is not None:
+        if isinstance(self.cells, np.ndarray) and scores.dtype != torch.bfloat16:
+            scores.numpy().reshape(-1)[self.cells] = -np.inf
+        elif self.cells is not None:
             scores.view(-1).index_fill_(0, torch.as_tensor(self.cells), -torch.inf)
         elif isinstance(self.columns, slice):
-            scores[:, self.columns] = -torch.inf
+            columns_of(scores, self.columns).fill_(-torch.inf)
         else:
             scores.index_fill_(1, self.columns, -torch.inf)
+
+
+def columns_of(scores: Tensor, columns: slice) -> Tensor:
+    """A view of neighbouring columns; made in half the time that an index takes."""
+    return scores.narrow(1, columns.start, columns.stop - columns.start)
 
 
 def write_allowed(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, level: int) -> list[Written]:
@@ -90,12 +97,11 @@ def write_allowed(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, 
     Returns:
         the regions that may differ from -inf now.
     """
-    static = not on_host(scores) or scores.requires_grad
     scores = scores.contiguous()
     if level == 0:
-        return [_write_root(state, out, scores, nodes, static)]
-    if not static:
-        return _write_on_host(state, out, scores, nodes, level)
+        return [_write_root(state, out, scores, nodes)]
+    if numpy_can_write(scores):
+        return _write_on_host(state, out, scores, state.split(nodes.numpy(), level), level)
     batch_rows = state.batch_rows(len(nodes), nodes.device)
     split = state.split(nodes, level)
     if len(state.parts) > 1 or scores.requires_grad:  # a child that is written twice would get its gradient twice
@@ -103,18 +109,33 @@ def write_allowed(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, 
     return [_write_padded(state.parts[0], out, scores, split[0], level, batch_rows)]
 
 
-def _write_on_host(state, out: Tensor, scores: Tensor, nodes: LongTensor, level: int) -> list[Written]:
+def write_continuations(state, out: Tensor, scores: Tensor, tokens: LongTensor, skipped: int) -> list[Written] | None:
+    """As [`write_allowed`] of the nodes of prefixes `tokens[:, skipped:]`, with numpy; `None` where it cannot."""
+    if tokens.shape[1] == skipped or not (on_host(tokens) and numpy_can_write(scores)):
+        return None
+    prefixes = tokens.numpy()[:, skipped:]
+    split = [part.segment.walk_on_host(prefixes) for part in state.parts]
+    return _write_on_host(state, out, scores.contiguous(), split, prefixes.shape[1])
+
+
+def numpy_can_write(scores: Tensor) -> bool:
+    """Whether values are copied on the CPU, with no graph to keep."""
+    return on_host(scores) and not scores.requires_grad
+
+
+def _write_on_host(state, out: Tensor, scores: Tensor, split: list[np.ndarray], level: int) -> list[Written]:
     """Cell by cell."""
-    nodes, written = nodes.numpy(), []
-    groups = None if state.batch is None else state.batch_rows(len(nodes), out.device).numpy()
-    flat, given = (as_numpy(tensor).reshape(-1) for tensor in (out, scores))
-    first = np.arange(0, len(flat), scores.shape[1]) if len(nodes) else nodes  # cell of every row
-    for i, ((segment, flags), own) in enumerate(zip(state.parts, state.split(nodes, level), strict=True)):
+    rows, written = len(split[0]), []
+    groups = None if state.batch is None else state.batch_rows(rows, out.device).numpy()
+    flat, given = as_numpy(out).reshape(-1), as_numpy(scores).reshape(-1)
+    width = scores.shape[1]
+    for i, ((segment, flags), own) in enumerate(zip(state.parts, split, strict=True)):
         # Hardly a prefix is continued by what was added.
         if level >= segment.depth or (i > 0 and own.max(initial=-1) < 0):
             continue
         counts, children = segment.children_on_host(own, level)
-        cells = first.repeat(counts)
+        offset = segment.levels[level].offset
+        cells = np.arange(offset, offset + rows * width, width).repeat(counts)
         cells += segment.codes_on_host(children, level)
         if flags is not None:
             of_rows = None if groups is None else groups.repeat(counts)
@@ -129,19 +150,19 @@ def as_numpy(tensor: Tensor) -> np.ndarray:
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None, static: bool) -> Written:
-    root = state.root
+def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None) -> Written:
+    root, static = state.root, not numpy_can_write(scores)
     band = slice(root.low, root.low + root.flags.shape[-1])
     written = Written(columns=band)
     if root.columns is not None:
         out.index_copy_(1, root.columns, scores.index_select(1, root.columns))
         written = Written(columns=root.columns)
     elif root.absent is not None:
-        out[:, band] = scores[:, band]
+        columns_of(out, band).copy_(columns_of(scores, band))
         if len(root.absent):
             out.index_fill_(1, root.absent, -torch.inf)
     else:
-        here, there = scores[:, band], out[:, band]
+        here, there = columns_of(scores, band), columns_of(out, band)
         if state.batch is not None:
             state.batch_rows(len(scores), scores.device)
             here, there = (t.unflatten(0, (state.batch, -1)) for t in (here, there))

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from .prefix_arrays import PADDING
 from .prefix_children import merged_padded
 from .prefix_filter import AllowedNodes
-from .prefix_mask import write_allowed
+from .prefix_mask import write_allowed, write_continuations
 from .prefix_segment import PrefixSegment
 from .prefix_state import Part, TreeState, any_row
 
@@ -68,7 +68,7 @@ class PrefixReader:
     @property
     def depth(self) -> int:
         """Length of the longest sequence."""
-        return max(part.segment.depth for part in self._state.parts)
+        return self._state.depth
 
     @property
     def max_code(self) -> int:
@@ -267,12 +267,25 @@ class PrefixReader:
 
         Without `nodes`, all rows are at the root.
         """
+        self._check_width(scores)
+        return write_allowed(self._state, out, scores, nodes, level)
+
+    def write_continuations(self, out: Tensor, scores: Tensor, tokens: LongTensor, skipped: int) -> list:
+        """As [`~PrefixTree.write_allowed`] for rows with prefixes `tokens[:, skipped:]`."""
+        self._check_width(scores)
+        written = write_continuations(self._state, out, scores, tokens, skipped)
+        if written is not None:
+            return written
+        prefixes = tokens[:, skipped:]
+        level = prefixes.shape[1]
+        return write_allowed(self._state, out, scores, self.walk(prefixes) if level else None, level)
+
+    def _check_width(self, scores: Tensor) -> None:
         if self.max_code >= scores.shape[1]:
             raise ValueError(
                 f"The tree has codes up to {self.max_code}, the scores have {scores.shape[1]} columns: give token_ids "
                 "that map the codes to the model's tokens, or resize the model's token embeddings."
             )
-        return write_allowed(self._state, out, scores, nodes, level)
 
     @staticmethod
     def _ends(segment: PrefixSegment, flags: AllowedNodes | None):

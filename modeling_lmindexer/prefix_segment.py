@@ -67,7 +67,7 @@ def without_caches(made) -> dict:
 
 def on_host(tensor: Tensor) -> bool:
     """Whether numpy can take over: of few rows, a torch operation takes several times as long as one of numpy."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return tensor.is_cpu and not torch.compiler.is_compiling()
 
 
 class PrefixSegment:
@@ -120,6 +120,8 @@ class PrefixSegment:
 
     def walk(self, prefixes: LongTensor) -> LongTensor:
         """Nodes `(rows,)` of the prefixes `(rows, level)`; -1 for those that are not there."""
+        if on_host(prefixes):
+            return torch.from_numpy(self.walk_on_host(prefixes.numpy()))
         level = prefixes.shape[1]
         if level == 0:
             return torch.zeros(len(prefixes), dtype=torch.int64, device=prefixes.device)
@@ -128,12 +130,22 @@ class PrefixSegment:
         hop = self.hops.get(level)
         if hop is None:
             return self.find_children(self.walk(prefixes[:, :-1]), prefixes[:, -1], level - 1)
-        sources = self.walk(prefixes[:, : hop.source]) if hop.source else None
-        digits = prefixes[:, hop.source :] if hop.source else prefixes
-        if on_host(prefixes):
-            sources = None if sources is None else sources.numpy()
-            return torch.from_numpy(hop.find_on_host(digits.numpy(), sources))
-        return hop.find(digits, sources)
+        if hop.source == 0:
+            return hop.find(prefixes, None)
+        return hop.find(prefixes[:, hop.source :], self.walk(prefixes[:, : hop.source]))
+
+    def walk_on_host(self, prefixes: np.ndarray) -> np.ndarray:
+        """As [`~PrefixSegment.walk`], with numpy."""
+        level = prefixes.shape[1]
+        if level == 0 or level > self.depth:
+            return np.full(len(prefixes), -1 if level else 0)
+        hop = self.hops.get(level)
+        if hop is None:
+            nodes = torch.from_numpy(self.walk_on_host(prefixes[:, :-1]))
+            return self.find_children(nodes, torch.from_numpy(prefixes[:, -1]), level - 1).numpy()
+        if hop.source == 0:
+            return hop.find_on_host(prefixes, None)
+        return hop.find_on_host(prefixes[:, hop.source :], self.walk_on_host(prefixes[:, : hop.source]))
 
     def slices(self, nodes: LongTensor, level: int) -> tuple[LongTensor, LongTensor]:
         """First child of `nodes` `(rows,)` of `level`, and the one behind the last; the same twice for node -1."""
@@ -192,7 +204,8 @@ class PrefixSegment:
             return empty, empty, empty
         if on_host(nodes):
             counts, children = self.children_on_host(nodes.numpy(), level)
-            rows, codes = np.arange(len(nodes)).repeat(counts), self.codes_on_host(children, level)
+            rows = np.arange(len(nodes)).repeat(counts)
+            codes = np.add(self.codes_on_host(children, level), self.levels[level].offset, dtype=np.int64)
             return tuple(map(torch.from_numpy, (rows, codes, children)))
         rows, children = ragged(*self.slices(nodes, level))
         return rows, self.codes(children, level + 1), children
@@ -201,21 +214,19 @@ class PrefixSegment:
         """Numbers of children of `nodes` `(rows,)` of `level`, and all of them one behind the other."""
         starts, next_starts, _ = self._on_host[level]
         if starts is None:
-            first, counts = np.maximum(nodes, 0), (nodes >= 0).astype(np.int64)
+            first, end = np.maximum(nodes, 0), nodes + 1
         else:
             after = nodes + 1
-            first = starts.take(after)
-            counts = next_starts.take(after) - first
-        before = counts.cumsum()
-        total = before[-1] if len(before) else 0
-        before -= counts
-        children = np.arange(total)
-        children += (first - before).repeat(counts)
+            first, end = starts.take(after), next_starts.take(after)
+        counts = end - first
+        done = counts.cumsum()
+        children = np.arange(done[-1] if len(done) else 0)
+        children += (end - done).repeat(counts)
         return counts, children
 
     def codes_on_host(self, children: np.ndarray, level: int) -> np.ndarray:
-        """Codes `(children,)` of nodes of `level + 1`."""
-        return np.add(self._on_host[level][2].take(children), self.levels[level].offset, dtype=np.int64)
+        """Codes `(children,)` of nodes of `level + 1`, less the level's offset."""
+        return self._on_host[level][2].take(children)
 
     @cached_property
     def _on_host(self) -> list[tuple]:

@@ -47,6 +47,11 @@ class TreeState:
         return found.rows, found.codes, self.joined(found.nodes, level + 1)
 
     @cached_property
+    def depth(self) -> int:
+        """Length of the longest sequence."""
+        return max(part.segment.depth for part in self.parts)
+
+    @cached_property
     def max_code(self) -> int:
         """Largest code of all positions."""
         return max(level.high for part in self.parts for level in part.segment.levels)

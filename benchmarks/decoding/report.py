@@ -64,6 +64,7 @@ LIMITS = (
     Limit("constraint, small vocabulary, fresh", "constraint", FAST[1:], 0.20, _many("small", "ABD")),
     Limit("constraint, small vocabulary, re-used", "constraint", FAST[:1], 0.20, _many("small", "ABD")),
     Limit("dict trie over ours", "constraint", tuple(f"dict trie / {name}" for name in FAST), 10, at_least=True),
+    Limit("nested dicts over ours", "constraint", tuple(f"nested dicts / {name}" for name in FAST), 10, at_least=True),
     Limit("bytes a document, 4 positions, compact", "structure", ("bytes / document",), 20, _layout("compact", "ABC")),
     Limit("bytes a document, 8 positions, compact", "structure", ("bytes / document",), 50, _layout("compact", "D")),
     Limit("build of C, unsorted, fast", "structure", ("unsorted",), 4, _layout("fast", "C")),

@@ -14,15 +14,18 @@ from .settings import (
     Setting,
     available_bytes,
     beam_rows,
+    dict_trie,
     dict_trie_fits,
     forget,
     measure,
+    nested_dicts,
     sequences_of,
     tree_of,
     trie_of,
 )
 
 BUFFERS = {"re-used": True, "fresh": False}
+RIVALS = {"dict trie": dict_trie, "nested dicts": nested_dicts}
 LARGE = 2_000_000  # documents from which on 32 filters and their cumsum do not fit
 AHEAD = 4_000_000  # cycles, about 2 ms: longer than the launches of a step take
 
@@ -68,7 +71,7 @@ def constraint_rows(plan: Plan, results: Results) -> None:
 
 
 def constraint_figures(setting: Setting, first: int, batch: int, plan: Plan) -> dict:
-    """Both layouts, the buffer re-used or fresh, and the dictionary trie, in units of the floor."""
+    """Both layouts, the buffer re-used or fresh, and dictionaries, in units of the floor."""
     rows = batch * plan.beams
     scores = random_scores(setting, first, rows, plan)
     beam_scores = torch.randn(rows, 1, device=plan.device)
@@ -80,19 +83,17 @@ def constraint_figures(setting: Setting, first: int, batch: int, plan: Plan) -> 
         processor = PrefixTreeLogitsProcessor(tree_of(setting, first, layout, plan), reuse_buffer=reuse)
         candidates[f"{layout}, {name}"] = decode(processor, beams, scores)
     if dict_trie_fits(setting):
-        candidates["dict trie"] = decode(trie_of(setting, first, plan), beams, scores)
+        for name, build in RIVALS.items():
+            candidates[name] = decode(trie_of(build, setting, first, plan), beams, scores)
     times = step_times(candidates, setting, plan)
-    floor, rival = times.pop("floor"), times.get("dict trie")
-    return {
-        "columns": scores.shape[1],
-        "floor ms": 1000 * floor,
-        **{name: taken / floor for name, taken in times.items()},
-        **(
-            {f"dict trie / {name}": rival / taken for name, taken in times.items() if name != "dict trie"}
-            if rival
-            else {}
-        ),
-    }
+    floor = times.pop("floor")
+    over = {
+        f"{rival} / {name}": times[rival] / taken
+        for rival in RIVALS if rival in times
+        for name, taken in times.items() if name not in RIVALS
+    }  # fmt: skip
+    ratios = {name: taken / floor for name, taken in times.items()}
+    return {"columns": scores.shape[1], "floor ms": 1000 * floor, **ratios, **over}
 
 
 def device_rows(plan: Plan, results: Results) -> None:
