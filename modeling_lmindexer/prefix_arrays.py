@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 PADDING = -1  # not a code: what follows the end of a sequence that is shorter than the longest
 INT32_MAX = torch.iinfo(torch.int32).max
@@ -165,28 +165,28 @@ def _rows_of_lists(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rows), torch.from_numpy(lengths)
 
 
-def is_sorted(rows: Tensor) -> bool:
+def is_sorted(rows: np.ndarray) -> bool:
     """Whether the sequences `(N, positions)` are in lexicographic order."""
-    tied = torch.ones(len(rows) - 1, dtype=torch.bool, device=rows.device)
-    for column in rows.unbind(1):
-        column = column.contiguous()
+    tied = np.ones(len(rows) - 1, dtype=bool)
+    for column in rows.T:
+        column = np.ascontiguousarray(column)
         if (tied & (column[1:] < column[:-1])).any():
             return False
         tied &= column[1:] == column[:-1]
     return True
 
 
-def sorted_columns(rows: Tensor) -> tuple[LongTensor | None, Iterator[Tensor]]:
+def sorted_columns(rows: np.ndarray) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
     """The permutation `(N,)` that sorts the sequences `(N, positions)`, padding first, and their sorted columns.
 
     `None` for sequences that are sorted. Otherwise as many positions as 64 bits hold are packed into one key, least
     significant ones sorted first; columns are unpacked from sorted keys, which is cheaper than gathering each.
     """
     if is_sorted(rows):
-        return None, (column.contiguous() for column in rows.unbind(1))
-    given = [column.contiguous() for column in rows.unbind(1)]
-    ranges = [[int(value) for value in column.aminmax()] for column in given]
-    lows, bits = [low for low, _ in ranges], [(high - low).bit_length() for low, high in ranges]
+        return None, map(np.ascontiguousarray, rows.T)
+    given = [np.ascontiguousarray(column) for column in rows.T]
+    lows = [int(column.min()) for column in given]
+    bits = [(int(column.max()) - low).bit_length() for column, low in zip(given, lows, strict=True)]
     groups, last = [], rows.shape[1]
     while last > 0:
         first, used = last - 1, bits[last - 1]
@@ -195,85 +195,97 @@ def sorted_columns(rows: Tensor) -> tuple[LongTensor | None, Iterator[Tensor]]:
             used += bits[first]
         # The first code of a key is centred on 0, as the sign is the 64th bit.
         lows[first] += 1 << bits[first] >> 1
-        packed = given[first].long() - lows[first]
+        packed = np.subtract(given[first], lows[first], dtype=np.int64)
         for position in range(first + 1, last):
-            packed.bitwise_left_shift_(bits[position]).add_(given[position]).sub_(lows[position])
+            packed <<= bits[position]
+            packed += given[position]
+            packed -= lows[position]
         groups.append((range(first, last), packed))
         last = first
     order = None
     for _, packed in groups:
-        ordered = packed if order is None else packed.index_select(0, order)
-        values, places = torch.sort(ordered, stable=True)
-        order = places if order is None else order.index_select(0, places)
+        ordered = packed if order is None else packed.take(order)
+        # Several times as fast as numpy's stable order.
+        values, places = (array.numpy() for array in torch.sort(torch.from_numpy(ordered), stable=True))
+        order = places if order is None else order.take(places)
 
-    def columns() -> Iterator[Tensor]:
+    def columns() -> Iterator[np.ndarray]:
         for positions, packed in reversed(groups):
-            ordered = values if positions.start == 0 else packed.index_select(0, order)
+            ordered = values if positions.start == 0 else packed.take(order)
             for position in positions:
                 codes = ordered >> sum(bits[position + 1 : positions.stop])
                 if position > positions.start:
                     codes &= (1 << bits[position]) - 1
-                yield codes.add_(lows[position])
+                codes += lows[position]
+                yield codes
 
     return order, columns()
 
 
 def build_arrays(rows: Tensor, lengths: Tensor | None, documents: Tensor | None = None) -> PrefixArrays:
-    """The arrays for checked sequences `(N, positions)` with `lengths` `(N,)` and document numbers `(N,)`."""
-    count, device = len(rows), rows.device
+    """The arrays, on the CPU, for checked sequences `(N, positions)` with `lengths` `(N,)` and numbers `(N,)`.
+
+    With numpy: what is added to a tree is little, and operations of torch on little take several times as long.
+    """
+    rows, lengths, documents = (None if each is None else each.cpu().numpy() for each in (rows, lengths, documents))
+    count = len(rows)
     order, columns = sorted_columns(rows)
     lengths = lengths if lengths is None or order is None else lengths[order]
-    differs = torch.zeros(count, dtype=torch.bool, device=device)  # from the row before, up to this position
+    differs = np.zeros(count, dtype=bool)  # from the row before, up to this position
     differs[0] = True
-    parents = torch.zeros(1, dtype=torch.int64, device=device)  # rows where the nodes of the level before begin
+    parents = np.zeros(1, dtype=np.int64)  # rows where the nodes of the level before begin
     levels = []
     for position, column in enumerate(columns):
         differs[1:] |= column[1:] != column[:-1]
         is_node = differs if lengths is None else differs & (column != PADDING)
-        nodes = is_node.nonzero().squeeze(1)
-        before = is_node.cumsum(0, dtype=torch.int32)
-        starts = before.index_select(0, parents)
-        starts -= 1 if lengths is None else is_node.index_select(0, parents).int()
-        level = _packed_level(column.index_select(0, nodes), starts, len(parents))
+        nodes = np.flatnonzero(is_node)
+        before = is_node.cumsum(dtype=np.int32)
+        starts = before.take(parents)
+        starts -= 1 if lengths is None else is_node.take(parents)
+        level = _packed_level(column.take(nodes), starts, len(parents))
         if lengths is not None:
             _add_document_ranges(level, nodes, before, lengths, position)
         levels.append(level)
         parents = nodes
     leaf_starts = None
     if lengths is None and len(parents) < count:
-        leaf_starts = torch.nn.functional.pad(parents.int(), (0, 1), value=count)
-    if documents is None:
-        documents = None if order is None else order.int()
-    else:
-        documents = (documents if order is None else documents[order]).int()
+        leaf_starts = torch.from_numpy(np.append(parents, count).astype(np.int32))
+    if order is not None:
+        documents = order if documents is None else documents.take(order)
+    if documents is not None:
+        documents = torch.from_numpy(documents.astype(np.int32))
     return PrefixArrays(levels, leaf_starts, documents, count)
 
 
-def _packed_level(codes: Tensor, starts: Tensor, parents: int) -> Level:
+def _packed_level(codes: np.ndarray, starts: np.ndarray, parents: int) -> Level:
     """A level from the codes `(children,)` and the first child of every parent `(parents,)`."""
-    low, high = (int(value) for value in codes.aminmax())
+    low, high = int(codes.min()), int(codes.max())
     span = high - low + 1
     if span <= 2**16:
-        offset, dtype = (low if span <= 2**15 else low + 2**15), torch.int16
+        offset, dtype = (low if span <= 2**15 else low + 2**15), np.int16
     else:
-        offset, dtype = low, torch.int32 if span <= INT32_MAX else torch.int64
-    padded = torch.empty(parents + 2, dtype=torch.int32, device=codes.device)
+        offset, dtype = low, np.int32 if span <= INT32_MAX else np.int64
+    padded = np.empty(parents + 2, dtype=np.int32)
     padded[0], padded[1:-1], padded[-1] = 0, starts, len(codes)
-    counts = padded[1:].diff()
-    smallest, widest = (int(value) for value in counts.aminmax())
-    unary = parents > 1 and smallest == widest == 1
-    packed = (codes - offset).to(dtype) if codes.dtype != torch.int16 else (codes.int() - offset).to(dtype)
-    return Level(packed, None if unary else padded, offset, low, high, widest)
+    counts = padded[2:] - padded[1:-1]
+    widest = int(counts.max())
+    unary = parents > 1 and widest == 1 == counts.min()
+    wide = np.int64 if codes.dtype.itemsize == 8 else np.int32  # than int16, which the offset may not fit
+    packed = torch.from_numpy(np.subtract(codes, offset, dtype=wide).astype(dtype))
+    return Level(packed, None if unary else torch.from_numpy(padded), offset, low, high, widest)
 
 
-def _add_document_ranges(level: Level, nodes: LongTensor, before: Tensor, lengths: Tensor, position: int) -> None:
+def _add_document_ranges(level: Level, nodes, before, lengths, position: int) -> None:
     """The documents of every node, where sequences differ in length.
 
     `nodes` are the rows where the level's nodes begin, `before` (N,) counts them up to each row.
     """
-    below = before[lengths > position] - 1  # node of every document that reaches this level
-    counts = torch.bincount(below, minlength=len(level))
-    own = torch.bincount(before[lengths == position + 1] - 1, minlength=len(level))
-    level.document_starts = nodes.int()
-    level.document_ends = level.document_starts + counts.int()
-    level.own_ends = level.document_starts + own.int()
+
+    def counted(rows: np.ndarray) -> np.ndarray:
+        """Documents of every node among some rows."""
+        return np.bincount(before[rows] - 1, minlength=len(level))
+
+    ends = nodes + counted(lengths > position), nodes + counted(lengths == position + 1)
+    level.document_starts, level.document_ends, level.own_ends = (
+        torch.from_numpy(rows.astype(np.int32)) for rows in (nodes, *ends)
+    )

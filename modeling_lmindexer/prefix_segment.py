@@ -75,8 +75,8 @@ class PrefixSegment:
 
     Args:
         arrays: see `prefix_arrays.py`.
-        with_keys: whether to keep packed keys for every level: 8 bytes a node, and a walk is one binary search instead
-            of one search per position.
+        with_keys: whether to make packed keys for every level, of arrays on the CPU: 8 bytes a node, and a walk is one
+            binary search instead of one search per position.
     """
 
     def __init__(self, arrays: PrefixArrays, with_keys: bool):
@@ -106,6 +106,8 @@ class PrefixSegment:
 
     def to(self, device: torch.device) -> "PrefixSegment":
         """The same segment on another device."""
+        if torch.empty(0, device=device).device == self.device:
+            return self
         levels = [
             Level(**vars(level) | {name: array.to(device) for name, array in level.tensors().items()})
             for level in self.levels
@@ -336,18 +338,18 @@ class PrefixSegment:
     def _build_hop(self, source: int, target: int, spans: list[int], shorter: Hop | None) -> Hop:
         positions = self.levels[source:target]
         if shorter is not None and shorter.source == source:
-            keys, steps = shorter.keys[:-1], [(positions[-1], spans[-1])]
+            keys, steps = shorter.keys.numpy()[:-1], [(positions[-1], spans[-1])]
         else:
-            keys, steps = torch.arange(self.count(source), device=self.device), zip(positions, spans, strict=True)
+            keys, steps = np.arange(self.count(source)), zip(positions, spans, strict=True)
         for below, span in steps:
-            if below.starts is not None:
-                keys = keys.repeat_interleave(below.starts[1:].diff(), output_size=len(below))
-            keys = torch.add(below.codes, keys, alpha=span).add_(below.offset)
+            keys = keys.copy() if below.starts is None else keys.repeat(np.diff(below.starts.numpy()[1:]))
+            keys *= span
+            keys += below.codes.numpy()
+            keys += below.offset
         bounds = ([level.low - 1 for level in positions], [level.high + 1 for level in positions])
         weights = [prod(spans[i + 1 :]) for i in range(len(spans))]
-        below, above, weights = torch.tensor([*bounds, weights], device=self.device)
-        largest = torch.tensor([INT64_MAX], device=self.device)
-        return Hop(source, torch.cat([keys, largest]), below, above, weights, prod(spans))
+        below, above, weights = torch.tensor([*bounds, weights])
+        return Hop(source, torch.from_numpy(np.append(keys, INT64_MAX)), below, above, weights, prod(spans))
 
 
 def _largest_key(nodes: int, highs: list[int], spans: list[int]) -> int:

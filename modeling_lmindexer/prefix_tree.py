@@ -67,7 +67,7 @@ class PrefixTree(PrefixReader):
         if layout not in LAYOUTS:
             raise ValueError(f"Found layout={layout!r}: expected one of {LAYOUTS}.")
         rows, lengths = as_rows(sequences, lengths)
-        segment = PrefixSegment(build_arrays(rows, lengths), layout == "fast")
+        segment = PrefixSegment(build_arrays(rows, lengths), layout == "fast").to(rows.device)
         return cls(TreeState((Part(segment, None),), len(rows)), layout)
 
     def filtered(self, allowed) -> "PrefixTree":
@@ -282,7 +282,7 @@ class PrefixTree(PrefixReader):
         lengths, numbers = (torch.cat([each[i] for each in documents]) for i in (1, 2))
         # A tree of several lengths stays one, whatever is left of it: its processors expect the end of an ID.
         arrays = build_arrays(rows, None if self.fixed_length else lengths, numbers)
-        return PrefixSegment(arrays, self.layout == "fast")
+        return PrefixSegment(arrays, self.layout == "fast").to(self.device)
 
     def _places_of(self, part: int, numbers: LongTensor) -> LongTensor:
         """Where the documents with `numbers` stand in a part, -1 where they do not."""
