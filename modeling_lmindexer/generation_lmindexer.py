@@ -236,7 +236,8 @@ def without_fillers(output, tries: list[PrefixTreeLogitsProcessor], call: CallSe
 def are_results(trie: PrefixTreeLogitsProcessor, sequences: LongTensor, group: int) -> BoolTensor:
     """Which of `sequences` `(rows, 1 + codes)`, `group` of each text, are allowed prefixes and no repetition."""
     tree, codes = trie.tree.to(sequences.device).snapshot(), sequences[:, trie.prompt_length :]
-    alive = tree.is_alive(tree.walk(codes), codes.shape[1])
-    groups = codes.unflatten(0, (-1, group))  # (texts, group, codes)
-    repeats = (groups[:, :, None] == groups[:, None]).all(-1).tril(-1).any(-1)
+    nodes = tree.walk(codes)
+    alive = tree.is_alive(nodes, codes.shape[1])
+    nodes = nodes.view(-1, group)  # (texts, group); one node is one ID
+    repeats = (nodes[:, :, None] == nodes[:, None]).tril(-1).any(-1)
     return alive & ~repeats.flatten()

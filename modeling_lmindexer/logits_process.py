@@ -1,6 +1,7 @@
 """Keeps `generate` inside the prefix tree: only semantic IDs that exist can come out."""
 
 import copy
+import inspect
 import os
 from collections.abc import Iterator
 
@@ -237,3 +238,7 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
                 f"generate asked for token {level + 1} of IDs with {self._tree.depth}: set "
                 f"max_new_tokens={self._tree.depth}, or check prompt_length={self.prompt_length}."
             )
+
+
+# transformers asks for it at every step, and inspect would work it out anew.
+PrefixTreeLogitsProcessor.__call__.__signature__ = inspect.signature(PrefixTreeLogitsProcessor.__call__)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
-from .prefix_segment import PrefixSegment, on_host
+from .prefix_hop import on_host
+from .prefix_segment import PrefixSegment
 
 
 @dataclass

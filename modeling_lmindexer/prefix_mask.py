@@ -8,7 +8,7 @@ import torch
 from torch import BoolTensor, LongTensor, Tensor
 
 from .prefix_children import allowed_padded
-from .prefix_segment import on_host
+from .prefix_hop import on_host
 
 FEW_COLUMNS = 16  # one column in so many is faster handled alone
 
@@ -167,7 +167,7 @@ def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None) ->
             state.batch_rows(len(scores), scores.device)
             here, there = (t.unflatten(0, (state.batch, -1)) for t in (here, there))
         # Several times as fast as `where`, but NaN would pass, and no gradient.
-        if static or scores.requires_grad or here.amax().isnan():
+        if static or here.amax().isnan():
             there.copy_(torch.where(root.flags, here, -torch.inf))
         else:
             torch.minimum(here, root.caps.to(here.dtype), out=there)

@@ -1,73 +1,16 @@
 """One sorted set of sequences: walking down its nodes, listing their children and documents."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from math import prod
 
 import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
 from .prefix_arrays import PADDING, Level, PrefixArrays
+from .prefix_hop import build_hops, on_host, without_caches
 
 PROBES = 16  # codes looked at together in a search among the children of a node
-INT64_MAX = torch.iinfo(torch.int64).max
-
-
-@dataclass
-class Hop:
-    """Keys that lead from the nodes of level `source` straight to those of a deeper level, by one binary search.
-
-    Attributes:
-        keys: int64 `(nodes + 1,)`, ascending: node of `source` and codes in between, added up by weight; the largest
-            number last, so that no search ends behind the array.
-        below, above: `(positions,)`, the numbers next to the range of every position's codes: what a code outside it
-            becomes, one that no key has.
-        weights: `(positions,)`, what every digit counts.
-        radix: what the number of the source node counts.
-    """
-
-    source: int
-    keys: Tensor
-    below: Tensor
-    above: Tensor
-    weights: Tensor
-    radix: int
-
-    def find(self, digits: LongTensor, sources: LongTensor | None) -> LongTensor:
-        """Nodes `(rows,)` behind `sources` `(rows,)`, by default the root, along codes `(rows, positions)`; or -1."""
-        wanted = torch.clamp(digits, self.below, self.above).mul_(self.weights).sum(1)
-        if sources is not None:
-            wanted += sources * self.radix  # node -1 makes it negative: no key
-        places = torch.searchsorted(self.keys, wanted)
-        return torch.where(self.keys.index_select(0, places) == wanted, places, -1)
-
-    def find_on_host(self, digits: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
-        """As [`~Hop.find`], with numpy."""
-        keys, below, above, weights = self._on_host
-        wanted = np.minimum(np.maximum(digits, below), above).dot(weights)
-        if sources is not None:
-            wanted += sources * self.radix
-        places = keys.searchsorted(wanted)
-        return np.where(keys.take(places) == wanted, places, -1)
-
-    @cached_property
-    def _on_host(self) -> list[np.ndarray]:
-        """Views, which a copy makes of its own."""
-        return [array.numpy() for array in (self.keys, self.below, self.above, self.weights)]
-
-    def __getstate__(self) -> dict:
-        return without_caches(self)
-
-
-def without_caches(made) -> dict:
-    """What to copy of an object: numpy's views would be arrays of their own in a copy."""
-    return {name: value for name, value in vars(made).items() if name not in ("_on_host", "first_codes")}
-
-
-def on_host(tensor: Tensor) -> bool:
-    """Whether numpy can take over: of few rows, a torch operation takes several times as long as one of numpy."""
-    return tensor.is_cpu and not torch.compiler.is_compiling()
 
 
 class PrefixSegment:
@@ -85,7 +28,7 @@ class PrefixSegment:
         # Views that every step of a search needs.
         self._distinct: dict[int, Tensor] = {}  # see distinct_codes
         self.next_starts = [None if level.starts is None else level.starts[1:] for level in self.levels]
-        self.hops = self._build_hops() if with_keys else {}
+        self.hops = build_hops(arrays) if with_keys else {}
 
     def __getstate__(self) -> dict:
         return without_caches(self)
@@ -143,8 +86,7 @@ class PrefixSegment:
             return np.full(len(prefixes), -1 if level else 0)
         hop = self.hops.get(level)
         if hop is None:
-            nodes = torch.from_numpy(self.walk_on_host(prefixes[:, :-1]))
-            return self.find_children(nodes, torch.from_numpy(prefixes[:, -1]), level - 1).numpy()
+            return self.find_children_on_host(self.walk_on_host(prefixes[:, :-1]), prefixes[:, -1], level - 1)
         if hop.source == 0:
             return hop.find_on_host(prefixes, None)
         return hop.find_on_host(prefixes[:, hop.source :], self.walk_on_host(prefixes[:, : hop.source]))
@@ -199,6 +141,21 @@ class PrefixSegment:
         hits = (self.codes(places.clamp(max=last), level + 1) == codes[:, None]) & (places < end)
         return torch.where(hits.any(1), first + hits.to(torch.uint8).argmax(1), -1)
 
+    def find_children_on_host(self, nodes: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
+        """As [`~PrefixSegment.find_children`], with numpy."""
+        below, (first, end), (*_, own) = self.levels[level], self.slices_on_host(nodes, level), self._on_host[level]
+        codes = np.minimum(np.maximum(codes, below.low - 1), below.high + 1)  # less the offset it would overflow
+        codes, end, last = (codes - below.offset)[:, None], end[:, None], len(own) - 1
+        span, probes = below.widest, np.arange(PROBES)
+        while span > PROBES:
+            span = -(-span // PROBES)
+            places = first[:, None] + probes * span
+            reached = (own.take(np.minimum(places, last)) <= codes) & (places < end)
+            first = first + np.maximum(reached.sum(1) - 1, 0) * span
+        places = first[:, None] + probes[: max(span, 1)]
+        hits = (own.take(np.minimum(places, last)) == codes) & (places < end)
+        return np.where(hits.any(1), first + hits.argmax(1), -1)
+
     def expand(self, nodes: LongTensor, level: int) -> tuple[LongTensor, LongTensor, LongTensor]:
         """All children of `nodes` `(rows,)`, one behind the other: their row, their code, their node."""
         if level >= self.depth:
@@ -214,17 +171,20 @@ class PrefixSegment:
 
     def children_on_host(self, nodes: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of children of `nodes` `(rows,)` of `level`, and all of them one behind the other."""
-        starts, next_starts, _ = self._on_host[level]
-        if starts is None:
-            first, end = np.maximum(nodes, 0), nodes + 1
-        else:
-            after = nodes + 1
-            first, end = starts.take(after), next_starts.take(after)
+        first, end = self.slices_on_host(nodes, level)
         counts = end - first
         done = counts.cumsum()
         children = np.arange(done[-1] if len(done) else 0)
         children += (end - done).repeat(counts)
         return counts, children
+
+    def slices_on_host(self, nodes: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """As [`~PrefixSegment.slices`], with numpy."""
+        starts, next_starts, _ = self._on_host[level]
+        after = nodes + 1
+        if starts is None:
+            return np.maximum(nodes, 0), after
+        return starts.take(after), next_starts.take(after)
 
     def codes_on_host(self, children: np.ndarray, level: int) -> np.ndarray:
         """Codes `(children,)` of nodes of `level + 1`, less the level's offset."""
@@ -322,39 +282,6 @@ class PrefixSegment:
             if (starts := self.levels[position].starts) is not None:
                 nodes = torch.searchsorted(starts[1:], nodes.int(), right=True) - 1
         return paths
-
-    def _build_hops(self) -> dict[int, Hop]:
-        """One to every level from which a search goes on; the last is looked up, when a search is over, from there."""
-        hops: dict[int, Hop] = {}
-        for target in range(1, self.depth + (not self.arrays.fixed_length)):
-            spans = [level.high - level.low + 3 for level in self.levels[:target]]
-            highs = [level.high + 1 for level in self.levels[:target]]
-            largest = (_largest_key(self.count(s), highs[s:], spans[s:]) for s in range(target))
-            source = next((s for s, key in enumerate(largest) if key < INT64_MAX), None)
-            if source is not None:
-                hops[target] = self._build_hop(source, target, spans[source:], hops.get(target - 1))
-        return hops
-
-    def _build_hop(self, source: int, target: int, spans: list[int], shorter: Hop | None) -> Hop:
-        positions = self.levels[source:target]
-        if shorter is not None and shorter.source == source:
-            keys, steps = shorter.keys.numpy()[:-1], [(positions[-1], spans[-1])]
-        else:
-            keys, steps = np.arange(self.count(source)), zip(positions, spans, strict=True)
-        for below, span in steps:
-            keys = keys.copy() if below.starts is None else keys.repeat(np.diff(below.starts.numpy()[1:]))
-            keys *= span
-            keys += below.codes.numpy()
-            keys += below.offset
-        bounds = ([level.low - 1 for level in positions], [level.high + 1 for level in positions])
-        weights = [prod(spans[i + 1 :]) for i in range(len(spans))]
-        below, above, weights = torch.tensor([*bounds, weights])
-        return Hop(source, torch.from_numpy(np.append(keys, INT64_MAX)), below, above, weights, prod(spans))
-
-
-def _largest_key(nodes: int, highs: list[int], spans: list[int]) -> int:
-    """Of a hop from `nodes` nodes over positions with codes up to `highs`, in ranges of `spans` codes."""
-    return nodes * prod(spans) + sum(high * prod(spans[i + 1 :]) for i, high in enumerate(highs))
 
 
 def ragged(first: LongTensor, end: LongTensor) -> tuple[LongTensor, LongTensor]:
