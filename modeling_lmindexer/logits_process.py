@@ -16,7 +16,7 @@ from .prefix_tree import PrefixTree
 from .score_buffer import ScoreBuffer, minus_infinity_like
 
 # Scores, and columns, from which their memory is re-used: less is written faster than looked after.
-WORTH_KEEPING, WIDE = 2**19, 2**13
+WORTH_KEEPING, WIDE = 2**20, 2**13
 
 
 class PrefixTreeLogitsProcessor(LogitsProcessor):
@@ -47,7 +47,7 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         pad_token_id: allowed too, next to `eos_token_id`, in rows that have ended. A row with no token left, because
             its filter allows nothing or its prefix is no ID's, gets a very low score there instead of -inf:
             sampling goes on, beams prefer anything else, and [`~PrefixTreeLogitsProcessor.is_valid`] tells.
-        reuse_buffer: from half a million scores of a large vocabulary on, write into the memory of an earlier step
+        reuse_buffer: from a million scores of a large vocabulary on, write into the memory of an earlier step
             when nobody holds its scores any more, and set back only what that step had written; memory is fresh where
             they are still held, as by sampling with `output_scores`.
         document_ids: what [`~PrefixTreeLogitsProcessor.filtered`] may call the documents; by default their numbers.

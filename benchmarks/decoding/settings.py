@@ -7,6 +7,7 @@ positions; the T5 vocabulary has them behind T5's own 32,128 tokens.
 
 import ctypes
 import os
+import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -248,8 +249,9 @@ def measure(
     """Seconds of a step of each candidate: the mean over the steps of their medians.
 
     A round runs the steps of one candidate after the other, as a decode does, then those of the next candidate, so
-    that a machine that slows down slows all of them; every other round in reverse. A candidate that has used up its
-    `seconds` after three rounds is left out of the others, and after one when that took a minute.
+    that a machine that slows down slows all of them; in another order every round, because one finds what the one
+    before left in the caches. A candidate that has used up its `seconds` after three rounds is left out of the others,
+    and after one when that took a minute.
     """
     times = {name: [[] for _ in range(steps)] for name in candidates}
     run = partial(seconds_of, device=device, events=events, head_start=head_start)
@@ -258,7 +260,7 @@ def measure(
             for step in range(steps):
                 run(partial(function, step))
     for number in range(repeats):
-        for name in list(candidates)[:: -1 if number % 2 else 1]:
+        for name in random.Random(number).sample(list(candidates), len(candidates)):
             used = sum(map(sum, times[name]))
             if number >= FEWEST_ROUNDS and used > seconds or used > A_MINUTE:
                 continue
