@@ -23,10 +23,9 @@ from modeling_lmindexer import (
 )
 
 from .report import Results
-from .settings import Plan, Setting, available_bytes, clock, flat_ids, make_codes, measure
+from .settings import Plan, Setting, available_bytes, flat_ids, make_codes, measure
 
 KINDS = "LMIndexer", "T5"
-MOST_ROUNDS = 100
 
 
 def run_bytes(shape: dict, rows: int, batch: int, source: int, columns: int) -> int:
@@ -119,12 +118,8 @@ def compare_runs(kind: str, name: str, shape: dict, setting: Setting, plan: Plan
     found = {name: run().cpu() for name, run in runs.items()}
     same = min(same_results(found["processor"], ids) for name, ids in found.items() if name in ("search", "packed"))
     candidates = {name: lambda _, run=run: run() for name, run in runs.items()}
-    started = clock(plan.device)
-    runs["unconstrained"]()
-    fit = plan.seconds / (clock(plan.device) - started)  # short runs are repeated more often: theirs is more noise
-    repeats = max(plan.repeats, min(MOST_ROUNDS, int(fit)))
     # Its first runs were those above.
-    times = measure(candidates, plan.device, repeats=repeats, seconds=plan.seconds, warm_up=False)
+    times = measure(candidates, plan.device, repeats=plan.repeats, seconds=plan.seconds, warm_up=False)
     unconstrained = times.pop("unconstrained")
     columns = "processor", "search", "packed", "search, codes' head", "packed, codes' head"
     ratios = {name: times[name] / unconstrained if name in times else None for name in columns}

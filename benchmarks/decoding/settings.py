@@ -27,7 +27,7 @@ SKEW = 0.6
 LAYOUTS = "fast", "compact"
 CPU = torch.device("cpu")
 DICT_TRIE_BYTES = 10_000  # to be free per document: the dictionary, the lists it is made from, room for the scores
-FEWEST_ROUNDS = 3
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 100
 A_MINUTE = 60.0  # seconds
 STATUS = Path("/proc/self/status")
 
@@ -251,7 +251,7 @@ def measure(
     A round runs the steps of one candidate after the other, as a decode does, then those of the next candidate, so
     that a machine that slows down slows all of them; in another order every round, because one finds what the one
     before left in the caches. A candidate that has used up its `seconds` after three rounds is left out of the others,
-    and after one when that took a minute.
+    and after one when that took a minute. What is short is noise, and gets a hundred rounds when `seconds` allow it.
     """
     times = {name: [[] for _ in range(steps)] for name in candidates}
     run = partial(seconds_of, device=device, events=events, head_start=head_start)
@@ -259,7 +259,9 @@ def measure(
         for function in candidates.values():
             for step in range(steps):
                 run(partial(function, step))
-    for number in range(repeats):
+    for number in range(MOST_ROUNDS):
+        if number >= repeats and sum(sum(map(sum, of_steps)) for of_steps in times.values()) > seconds:
+            break
         for name in random.Random(number).sample(list(candidates), len(candidates)):
             used = sum(map(sum, times[name]))
             if number >= FEWEST_ROUNDS and used > seconds or used > A_MINUTE:
