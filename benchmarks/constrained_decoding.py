@@ -55,7 +55,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sources", nargs="+", type=int, help="lengths of their inputs: 32 512")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15, help="rounds; 3 at least of what takes long, up to 100 of what is short")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds; of long runs 3, of short ones up to 100")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/constrained_decoding"))
     parser.add_argument("--quick", action="store_true", help="everything small, to see that it runs")
