@@ -123,7 +123,8 @@ def is_plain(module: nn.Module) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether someone looks at a module's calls, or has put other code in its place, as accelerate does."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    own = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    return bool(own) or nn.modules.module._has_any_global_hook()
 
 
 def is_served(module: nn.Linear) -> bool:
@@ -193,9 +194,10 @@ def has_kernels() -> bool:
 @functools.cache
 def kernels_work() -> bool:
     """Tries the kernels on numbers that are not rounded."""
-    weight = torch.arange(32.0).view(4, 8)
+    kind = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+    weight, states = torch.arange(32, **kind).view(4, 8), torch.ones(2, 8, **kind)
     try:
-        found = [onednn_linear(torch.ones(2, 8), copy, None) for copy in (weight, reordered(weight, 2))]
+        found = [onednn_linear(states, copy, None) for copy in (weight, reordered(weight, 2))]
     except (AttributeError, RuntimeError):
         return False
     return all(torch.equal(product, weight.sum(1).expand(2, 4)) for product in found)

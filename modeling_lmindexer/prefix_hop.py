@@ -66,7 +66,7 @@ def without_caches(made) -> dict:
 
 def on_host(tensor: Tensor) -> bool:
     """Whether numpy can take over: of few rows, a torch operation takes several times as long as one of numpy."""
-    return tensor.is_cpu and not torch.compiler.is_compiling()
+    return tensor.is_cpu and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 def build_hops(arrays: PrefixArrays) -> dict[int, Hop]:
@@ -100,7 +100,7 @@ def _build_hop(arrays: PrefixArrays, source: int, target: int, spans: list[int],
         keys += below.offset
     bounds = ([level.low - 1 for level in positions], [level.high + 1 for level in positions])
     weights = [prod(spans[i + 1 :]) for i in range(len(spans))]
-    below, above, weights = torch.tensor([*bounds, weights])
+    below, above, weights = torch.tensor([*bounds, weights], device="cpu")
     return Hop(source, torch.from_numpy(np.append(keys, INT64_MAX)), below, above, weights, prod(spans))
 
 

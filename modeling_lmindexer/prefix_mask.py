@@ -167,7 +167,7 @@ def _write_root(state, out: Tensor, scores: Tensor, nodes: LongTensor | None) ->
             state.batch_rows(len(scores), scores.device)
             here, there = (t.unflatten(0, (state.batch, -1)) for t in (here, there))
         # Several times as fast as `where`, but NaN would pass, and no gradient.
-        if static or here.amax().isnan():
+        if static or len(scores) == 0 or here.amax().isnan():
             there.copy_(torch.where(root.flags, here, -torch.inf))
         else:
             torch.minimum(here, root.caps.to(here.dtype), out=there)

@@ -144,6 +144,7 @@ class PrefixSegment:
     def find_children_on_host(self, nodes: np.ndarray, codes: np.ndarray, level: int) -> np.ndarray:
         """As [`~PrefixSegment.find_children`], with numpy."""
         below, (first, end), (*_, own) = self.levels[level], self.slices_on_host(nodes, level), self._on_host[level]
+        codes = codes.astype(np.int64, copy=False)
         codes = np.minimum(np.maximum(codes, below.low - 1), below.high + 1)  # less the offset it would overflow
         codes, end, last = (codes - below.offset)[:, None], end[:, None], len(own) - 1
         span, probes = below.widest, np.arange(PROBES)

@@ -1,6 +1,7 @@
 """T5's decoder without its module calls: between large products they take most of the time of a step of few rows."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class QuickT5Decoder:
         self.stack, self.bias = stack, None
         self.blocks = [QuickBlock(block, index) for index, block in enumerate(stack.block)]
         self.norm = quick_norm(stack.final_layer_norm)
+        self.is_watched = any(map(has_hooks, stack.modules()))
 
     def __call__(
         self,
@@ -70,8 +72,9 @@ class QuickT5Decoder:
         if mask is not None:
             # A finite number, as in T5: an empty text gets the mean of all states, not NaN.
             mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
-        # Of no_grad's cost of every operation, what counts the changes of tensors is left out.
-        with torch.inference_mode(not torch.is_grad_enabled()):
+        # Of no_grad's cost of every operation, what counts the changes of tensors is left out; hooks may keep them.
+        keeps = self.is_watched or torch.is_grad_enabled()
+        with nullcontext() if keeps else torch.inference_mode():
             for block in self.blocks:
                 hidden = block(hidden, bias, encoder_hidden_states, mask, past_key_values)
             hidden = self.norm(hidden)

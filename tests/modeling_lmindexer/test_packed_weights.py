@@ -351,3 +351,34 @@ def test_a_torch_without_the_kernels_searches_on(products, monkeypatch):
         assert not products
     finally:
         packed_weights.kernels_work.cache_clear()
+
+
+def test_what_a_hook_keeps_can_be_trained_on():
+    model, kept = plain_t5(), []
+    model.decoder.block[1].layer[2].DenseReluDense.wo.register_forward_hook(lambda *call: kept.append(call[-1]))
+    searched(model)
+    probe = nn.Linear(kept[0].shape[-1], 2)
+    probe(kept[0]).sum().backward()
+    assert probe.weight.grad.abs().sum() > 0
+
+
+def test_global_hooks_see_the_maps():
+    model, seen = plain_t5(), []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        searched(model)
+    finally:
+        handle.remove()
+    maps = {module for block in model.decoder.block for module in block.modules() if type(module) is nn.Linear}
+    assert maps <= set(seen)
+
+
+def test_the_kernels_are_found_under_other_defaults():
+    packed_weights.kernels_work.cache_clear()
+    expected = packed_weights.kernels_work()
+    packed_weights.kernels_work.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert packed_weights.kernels_work() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -386,3 +386,36 @@ def test_unfit_token_ids(token_ids, message):
 def test_relabelled_ignores_codes_that_no_sequence_has():
     tree = PrefixTree.from_sequences(THREE).relabelled([[-1, -1, -1, 1, 2, -1, -1], [-1, -1, -1, -1, -1, 1, 2]])
     assert tree.sequences().tolist() == [[1, 1], [1, 2], [2, 1]]
+
+
+@both_layouts
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32], ids=str)
+def test_prefixes_of_any_integer_type(layout, dtype):
+    tree = PrefixTree.from_sequences([[0, 2**40], [5, 7], [3, 300]], layout=layout)
+    assert tree.contains(torch.tensor([[5, 7], [3, 44], [0, 7]], dtype=dtype)).tolist() == [True, False, False]
+
+
+@both_layouts
+def test_built_and_read_under_another_default_device(layout):
+    with torch.device("meta"):
+        tree = PrefixTree.from_sequences(np.array(THREE), layout=layout)
+    assert tree.device.type == "cpu" and tree.contains(THREE).all()
+
+
+@both_layouts
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_traced_step_follows_its_tokens(layout):
+    tree = PrefixTree.from_sequences([[3, 5], [3, 6], [4, 5]], layout=layout)
+
+    def step(prefixes, scores):
+        return tree.mask_scores(scores, tree.walk(prefixes), 1)
+
+    traced = torch.jit.trace(step, (torch.tensor([[3], [3]]), torch.rand(2, 8)))
+    prefixes, scores = torch.tensor([[4], [9]]), torch.rand(2, 8)
+    assert torch.equal(traced(prefixes, scores), step(prefixes, scores))
+
+
+@both_layouts
+def test_no_rows_at_the_root(layout):
+    tree = PrefixTree.from_sequences([[0, 1], [2, 1], [4, 1]], layout=layout)
+    assert tree.mask_scores(torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), 0).shape == (0, 9)
