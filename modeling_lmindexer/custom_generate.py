@@ -21,7 +21,7 @@ HEADS = ("full", "codes")
 def constrained_beam_search(
     model, input_ids, logits_processor, stopping_criteria, generation_config, head: str = "full", **model_kwargs
 ) -> LongTensor | GenerateBeamEncoderDecoderOutput:
-    """Beam search in a prefix tree, several times as fast as `generate`'s own and with its results.
+    """Beam search in a prefix tree, faster than `generate`'s own and with its results.
 
     ```python
     >>> import torch
@@ -33,6 +33,7 @@ def constrained_beam_search(
     ...     torch.tensor([[7, 8, 9]]),
     ...     num_beams=3,
     ...     num_return_sequences=3,
+    ...     max_new_tokens=2,
     ...     logits_processor=trie,
     ...     custom_generate=constrained_beam_search,
     ... )

@@ -161,7 +161,7 @@ def dict_trie(sequences: torch.Tensor, num_beams: int) -> PrefixConstrainedLogit
 def nested_dicts(sequences: torch.Tensor, num_beams: int) -> PrefixConstrainedLogitsProcessor:
     """transformers' own processor over dictionaries in dictionaries, whose keys are listed when asked for.
 
-    As GENRE (Cao et al., 2021) has it, and most that came after.
+    As GENRE (De Cao et al., 2021) has it, and most that came after.
     """
     root: dict = {}
     for row in in_order(sequences).tolist():
