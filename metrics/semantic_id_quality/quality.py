@@ -1,181 +1,106 @@
-"""Figures of semantic IDs, as functions of integer arrays; `N` documents, codes of one position `(N,)` or of several
-`(N, positions)`. None of them builds a matrix of documents against codes or against documents."""
+"""All figures of a corpus's semantic IDs at once, under stable names."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-
-class DifferenceRatios(NamedTuple):
-    """How often documents that share a prefix get different next codes; `nan` where no two documents share one.
-
-    `pairs`: pairs with the same prefix and different codes / pairs with the same prefix (the paper's definition).
-    `groups`: mean over the prefixes of at least two documents of distinct codes / documents (its authors' code).
-    """
-
-    pairs: float
-    groups: float
+from .agreement import agreement_within, category_agreement, prefix_purity
+from .categories import CategoryPaths, category_paths
+from .groups import merge
+from .neighbours import neighbour_agreement
+from .structure import code_perplexity, collisions, difference_ratios, fan_out, used_codes, used_share
 
 
-class Collisions(NamedTuple):
-    """What the learned codes cannot tell apart.
+def id_quality(
+    codes: np.ndarray,
+    categories: Sequence[Any] | CategoryPaths | None = None,
+    *,
+    codebook_sizes: Sequence[int] | None = None,
+    vectors: np.ndarray | None = None,
+    documents: np.ndarray | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Every figure of semantic IDs, of positions and depths `t = 1..T` and of category levels `l = 1, 2, ..`.
 
-    `sharing`: share of documents whose ID is another document's too; `crowded`: share of documents in groups of more
-    than five; `distinct`: number of distinct IDs; `largest`: documents in the largest group.
-    """
-
-    sharing: float
-    crowded: float
-    distinct: int
-    largest: int
-
-
-def category_ami(codes: np.ndarray, categories: Sequence[Any]) -> float:
-    """Adjusted mutual information of IDs and categories (Vinh, Epps and Bailey, 2010; arithmetic mean): 1 when they
-    are the same partition, 0 in the mean for codes drawn at random.
+    - `perplexity_t`, `used_t`: of the codes of position `t`; with codebook sizes also `perplexity_share_t` and
+      `used_share_t`, divided by the size.
+    - `difference_ratio_pairs_t`, `difference_ratio_groups_t`, `fan_out_mean_t`, `fan_out_max_t`: of the codes of
+      position `t` among the documents that share the codes before it.
+    - `distinct_prefixes_t`: of the first `t` codes. `sharing`, `crowded`, `distinct`, `largest`: of whole IDs.
+    - With categories `ami_t`, `nmi_t`, `homogeneity_t`, `completeness_t`, `purity_t`: of the first `t` codes and whole
+      category paths. From `t = 2` on `ami_within_t`, `nmi_within_t`, `homogeneity_within_t`, `completeness_within_t`:
+      of the code of position `t` inside its prefixes, and `documents_within_t`, how many these are over. All of them
+      with `_level_l` behind their names, too, for categories at a level.
+    - With vectors `neighbours_t`, `neighbours_chance_t`: share of the 10 nearest neighbours that share the first `t`
+      codes, and by chance.
 
     Args:
-        codes: `(N,)` codes of one position, or `(N, depth)`: then the whole prefix is compared.
-        categories: `N` labels, or `N` paths (sequences of labels, general to specific): then the whole path is
-            compared. Documents whose category is empty or None are left out.
-
-    Returns:
-        The figure, or `nan` if the documents have fewer than two categories.
+        codes: learned codes `(N, T)`, without the disambiguation position.
+        categories: as of `category_ami`; without them their figures are left out.
+        codebook_sizes: `T` sizes.
+        vectors: `(N, D)` of an independent encoder.
+        documents: `(N,)` booleans, the documents whose categories count; the other figures are over all.
+        seed: of the documents whose neighbours are looked for.
 
     Raises:
-        ValueError: the lengths differ.
+        ValueError: codes that are not `(N, T)`; lengths that differ; see also the single figures.
     """
-    from sklearn.metrics import adjusted_mutual_info_score
-
-    groups = _group_numbers(codes)
-    paths = [_path(category) for category in categories]
-    if len(paths) != len(groups):
-        raise ValueError(f"{len(groups)} documents have codes and {len(paths)} have categories")
-    known = np.array([bool(path) for path in paths], dtype=bool)
-    number: dict[tuple, int] = {}
-    labels = [number.setdefault(path, len(number)) for path in paths if path]
-    if len(number) < 2:
-        return float("nan")
-    return float(adjusted_mutual_info_score(labels, groups[known]))
-
-
-def code_perplexity(codes: np.ndarray) -> float:
-    """`exp(entropy)` of the distribution of the codes `(N,)`: 1 when all are the same, the number of codes when all
-    are equally frequent. `nan` without documents."""
-    counts = np.bincount(np.asarray(codes))
-    counts = counts[counts > 0]
-    if not len(counts):
-        return float("nan")
-    shares = counts / counts.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def used_codes(codes: np.ndarray) -> int:
-    """Number of distinct codes in `(N,)`."""
-    return len(np.unique(codes))
-
-
-def difference_ratios(prefix: np.ndarray, codes: np.ndarray) -> DifferenceRatios:
-    """Both readings of the difference ratio.
-
-    Args:
-        prefix: `(N, t - 1)` codes of the earlier positions; at `t = 1` all documents share the empty prefix.
-        codes: `(N,)` codes of position `t`.
-    """
-    prefix_of = _group_numbers(prefix)
-    _, first, id_of = np.unique(_merge(prefix_of, codes), return_index=True, return_inverse=True)
-    size, id_size = np.bincount(prefix_of), np.bincount(id_of)
-    distinct = np.bincount(prefix_of[first], minlength=len(size))
-    shared = size >= 2
-    if not shared.any():
-        return DifferenceRatios(float("nan"), float("nan"))
-    same_code = _pairs(id_size) / _pairs(size)
-    return DifferenceRatios(float(1 - same_code), float((distinct[shared] / size[shared]).mean()))
-
-
-def collisions(codes: np.ndarray) -> Collisions:
-    """How many documents share all their codes `(N, T)` with others. The shares are `nan` without documents."""
-    size = np.bincount(_group_numbers(codes))
-    if not len(size):
-        return Collisions(float("nan"), float("nan"), 0, 0)
-    documents = size.sum()
-    sharing, crowded = size[size >= 2].sum(), size[size > 5].sum()
-    return Collisions(float(sharing / documents), float(crowded / documents), len(size), int(size.max()))
-
-
-def macro_f1(predicted: np.ndarray, actual: np.ndarray) -> float:
-    """F1 of each token type, averaged over the types that occur in either array; `nan` without tokens.
-
-    Args:
-        predicted: token ids of any shape.
-        actual: token ids of the same shape.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    predicted, actual = np.asarray(predicted), np.asarray(actual)
-    if predicted.shape != actual.shape:
-        raise ValueError(f"{predicted.shape} predicted tokens cannot be compared with {actual.shape}")
-    types, numbers = np.unique(np.stack([predicted.ravel(), actual.ravel()]), return_inverse=True)
-    numbers = numbers.reshape(2, -1)
-    hits = np.bincount(numbers[0, numbers[0] == numbers[1]], minlength=len(types))
-    return _mean_f1(hits, *(np.bincount(row, minlength=len(types)) for row in numbers))
-
-
-def multilabel_macro_f1(predicted_sets: Any, actual_sets: Any) -> float:
-    """F1 of each word, averaged over the words that occur in either matrix: for documents taken as sets of words.
-
-    Args:
-        predicted_sets: `(documents, words)`, dense or scipy sparse; a word is in a document's set unless it is 0.
-        actual_sets: of the same shape.
-
-    Returns:
-        The figure, or `nan` if no word occurs.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    from scipy.sparse import csc_array
-
-    predicted, actual = (csc_array(sets).astype(bool) for sets in (predicted_sets, actual_sets))
-    if predicted.shape != actual.shape:
-        raise ValueError(f"{predicted.shape} predicted words cannot be compared with {actual.shape}")
-    hits = predicted.multiply(actual)
-    # Summed, for a stored zero is no word; as integers, for booleans add to True at most.
-    return _mean_f1(*(matrix.astype(np.int64).sum(axis=0) for matrix in (hits, predicted, actual)))
-
-
-def _mean_f1(hits: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> float:
-    """Macro-F1 from `(types,)` counts, over the types with any."""
-    total = predicted + actual
-    return float((2 * hits[total > 0] / total[total > 0]).mean()) if total.any() else float("nan")
-
-
-def _pairs(sizes: np.ndarray) -> float:
-    """Number of unordered pairs within groups of these sizes."""
-    return float((sizes.astype(np.int64) * (sizes - 1) // 2).sum())
-
-
-def _group_numbers(codes: np.ndarray) -> np.ndarray:
-    """`(N,)` or `(N, depth)` codes as `(N,)` numbers 0, 1, ..: equal where all codes are."""
     codes = np.asarray(codes)
-    numbers = np.zeros(len(codes), dtype=np.int64)
-    for column in codes.reshape(len(codes), codes.shape[1] if codes.ndim > 1 else 1).T:
-        numbers = np.unique(_merge(numbers, column), return_inverse=True)[1]
-    return numbers
+    if codes.ndim != 2 or not codes.shape[1]:
+        raise ValueError(f"codes have the shape (documents, positions), not {codes.shape}")
+    prefixes = [np.zeros(len(codes), dtype=np.int64)]  # their numbers; the first is the empty one
+    for position in codes.T:
+        prefixes.append(merge(prefixes[-1], position))
+    figures = _structure(codes, prefixes, codebook_sizes)
+    if categories is not None:
+        figures |= _agreement(codes, prefixes, category_paths(categories), documents)
+    if vectors is not None:
+        found = neighbour_agreement(codes, vectors, seed=seed)
+        for t in range(codes.shape[1]):
+            figures[f"neighbours_{t + 1}"] = float(found.share[t])
+            figures[f"neighbours_chance_{t + 1}"] = float(found.chance[t])
+    return figures
 
 
-def _merge(numbers: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """`(N,)` group numbers and `(N,)` codes as `(N,)` keys, distinct where either differs; below N * N."""
-    values, ranks = np.unique(codes, return_inverse=True)
-    return numbers * len(values) + ranks
+def _structure(codes: np.ndarray, prefixes: list[np.ndarray], sizes: Sequence[int] | None) -> dict[str, float]:
+    if sizes is not None and len(sizes) != codes.shape[1]:
+        raise ValueError(f"{len(sizes)} codebook sizes are given for {codes.shape[1]} positions")
+    figures = {}
+    for t, column in enumerate(codes.T, start=1):
+        ratios, branches = difference_ratios(prefixes[t - 1], column), fan_out(prefixes[t - 1], column)
+        figures |= {
+            f"perplexity_{t}": code_perplexity(column),
+            f"used_{t}": used_codes(column),
+            f"difference_ratio_pairs_{t}": ratios.pairs,
+            f"difference_ratio_groups_{t}": ratios.groups,
+            f"fan_out_mean_{t}": branches.mean,
+            f"fan_out_max_{t}": branches.max,
+            f"distinct_prefixes_{t}": int(prefixes[t].max(initial=-1)) + 1,
+        }
+        if sizes is not None:
+            figures[f"perplexity_share_{t}"] = figures[f"perplexity_{t}"] / sizes[t - 1]
+            figures[f"used_share_{t}"] = used_share(column, sizes[t - 1])
+    return figures | collisions(prefixes[-1])._asdict()
 
 
-def _path(category: Any) -> tuple:
-    """A category as a tuple of labels, empty where it is not known."""
-    if category is None or (isinstance(category, float) and np.isnan(category)):
-        return ()
-    if isinstance(category, str) or not hasattr(category, "__iter__"):
-        return (category,) if category != "" else ()
-    return tuple(category)
+def _agreement(
+    codes: np.ndarray, prefixes: list[np.ndarray], categories: CategoryPaths, documents: np.ndarray | None
+) -> dict[str, float]:
+    figures = {}
+    levels = range(1, len(categories.levels) + 1)
+    for level in levels or [None]:
+        chosen = {"level": level, "documents": documents}
+        at_level = {}
+        for t in range(1, len(prefixes)):
+            *overall, _ = category_agreement(prefixes[t], categories, **chosen)
+            names = [f"{name}_{t}" for name in ("ami", "nmi", "homogeneity", "completeness")]
+            at_level |= dict(zip(names, overall, strict=True))
+            at_level[f"purity_{t}"] = prefix_purity(prefixes[t], categories, **chosen)
+            if t > 1:
+                inside = agreement_within(prefixes[t - 1], codes[:, t - 1], categories, **chosen)
+                at_level |= {f"{name}_within_{t}": value for name, value in inside._asdict().items()}
+        if level is not None:
+            figures |= {f"{name}_level_{level}": value for name, value in at_level.items()}
+    # The deepest level is the whole path.
+    return at_level | figures

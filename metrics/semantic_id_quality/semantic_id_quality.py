@@ -4,11 +4,20 @@ import datasets
 import evaluate
 import numpy as np
 
-from .quality import category_ami, code_perplexity, collisions
+# `evaluate` copies the files that are named in this one, and not the ones that those import.
+# ruff: noqa: F401
+from .agreement import category_agreement
+from .categories import category_paths
+from .chance import expected_sums
+from .groups import group_numbers
+from .neighbours import neighbour_agreement
+from .quality import id_quality
+from .structure import collisions
 
 _DESCRIPTION = """
-Semantic IDs, sequences of codes, against the categories of their documents: adjusted mutual information at every
-prefix depth, perplexity of every position's codes, and collisions.
+Semantic IDs, sequences of codes, against the categories of their documents: mutual information, adjusted for chance
+and not, and purity, at every prefix depth and category level, and inside every prefix; use of every position's codes,
+branching, and collisions; and how often nearest neighbours of another encoder share codes.
 """
 
 _CITATION = """
@@ -24,13 +33,23 @@ _INPUTS_DESCRIPTION = """
 Args:
     predictions: one list of codes per document, all of one length, without the disambiguation position.
     references: one category path per document, labels joined by ' > ', empty where it is not known.
+    codebook_sizes: size of every position's codebook, for shares of it.
+    vectors: an array `(documents, dimensions)` of embeddings of another encoder, in the documents' order, for nearest
+        neighbours; `seed` (0) draws 1,000 documents whose neighbours are looked for.
 
 Returns:
     ami_1, ami_2, ..: adjusted mutual information of the first 1, 2, .. codes and the whole path; nan if the documents
-        have fewer than two categories.
-    perplexity_1, perplexity_2, ..: exp(entropy) of the codes of each position.
+        have fewer than two categories. In the same way nmi_t, homogeneity_t, completeness_t, purity_t (share of
+        documents of their prefix's commonest category).
+    ami_within_2, ..: of the second, .. code inside each of its prefixes, in the mean over documents; also nmi, ..
+    ami_1_level_1, ..: the same figures, of the paths' first 1, 2, .. labels.
+    perplexity_1, perplexity_2, ..: exp(entropy) of the codes of each position; used_t: how many occur;
+        perplexity_share_t, used_share_t: divided by codebook_sizes.
+    difference_ratio_pairs_t, difference_ratio_groups_t, fan_out_mean_t, fan_out_max_t: how a position's codes tell
+        documents of one prefix apart, and how many there are per prefix. distinct_prefixes_t: of the first t codes.
     sharing, crowded: shares of documents whose codes are those of another, and of more than four others.
     distinct, largest: number of distinct IDs, documents in the largest group.
+    neighbours_t, neighbours_chance_t: share of the 10 nearest neighbours with the same first t codes, and by chance.
 
 Raises:
     ValueError: the documents' lists differ in length.
@@ -59,14 +78,10 @@ class SemanticIDQuality(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references, codebook_sizes=None, vectors=None, seed=0):
         depths = {len(codes) for codes in predictions}
         if len(depths) != 1:
             raise ValueError(f"all documents need equally many codes, these have {sorted(depths)}")
         codes = np.asarray(predictions, dtype=np.int64)  # (N, positions)
         paths = [reference.split(" > ") if reference else None for reference in references]
-        result = {}
-        for depth in range(1, codes.shape[1] + 1):
-            result[f"ami_{depth}"] = category_ami(codes[:, :depth], paths)
-            result[f"perplexity_{depth}"] = code_perplexity(codes[:, depth - 1])
-        return result | collisions(codes)._asdict()
+        return id_quality(codes, paths, codebook_sizes=codebook_sizes, vectors=vectors, seed=seed)

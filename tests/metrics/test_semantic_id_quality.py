@@ -13,17 +13,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import coo_array, csr_array
-from sklearn.metrics import adjusted_mutual_info_score, f1_score
+from sklearn.metrics import f1_score
 
 import metrics.semantic_id_quality
 from metrics.semantic_id_quality import (
+    agreement_within,
+    category_agreement,
     category_ami,
     code_perplexity,
+    collision_density,
     collisions,
     difference_ratios,
+    fan_out,
+    id_quality,
     macro_f1,
     multilabel_macro_f1,
+    neighbour_agreement,
+    prefix_purity,
     used_codes,
+    used_share,
 )
 
 FOLDER = Path(metrics.semantic_id_quality.__file__).parent
@@ -72,6 +80,10 @@ def test_collisions_count_groups(codes):
     assert result.sharing == pytest.approx(np.mean([size >= 2 for size in sizes]))
     assert result.crowded == pytest.approx(np.mean([size > 5 for size in sizes]))
     assert (result.distinct, result.largest) == (len(set(rows)), max(sizes))
+    density = collision_density(codes)
+    assert density.size.tolist() == sorted(set(sizes))
+    assert density.documents.tolist() == [sizes.count(size) for size in density.size]
+    assert (density.ids * density.size == density.documents).all()
 
 
 def test_crowded_begins_at_six():
@@ -87,44 +99,26 @@ def test_perplexity_is_the_exponential_of_the_entropy(codes):
     assert used_codes(codes[:, 0]) == len(set(values))
 
 
-def test_perplexity_of_even_codes_is_their_number():
-    assert code_perplexity(np.arange(100) % 8 * 5) == pytest.approx(8, rel=2e-3)
-    assert code_perplexity(np.full(9, 3)) == 1
+def test_used_share_needs_codes_of_the_codebook():
+    assert used_share(np.array([0, 3, 3]), 4) == 0.5
+    for wrong in ([0, 4], [-1, 0]):
+        with pytest.raises(ValueError, match="outside a codebook of 4"):
+            used_share(np.array(wrong), 4)
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.data())
-def test_ami_compares_whole_prefixes_with_whole_paths(data):
-    codes = data.draw(corpora())
-    path = st.one_of(st.none(), st.lists(st.sampled_from("abc"), max_size=2))
-    paths = data.draw(st.lists(path, min_size=len(codes), max_size=len(codes)))
-    known = [i for i in range(len(codes)) if paths[i]]
-
-    result = category_ami(codes, paths)
-
-    if len({tuple(paths[i]) for i in known}) < 2:
-        assert math.isnan(result)
-    else:
-        texts = [" ".join(map(str, codes[i])) for i in known], [">".join(paths[i]) for i in known]
-        # Up to rounding: the sums run in another order, and are divided by what may be as small as 1e-16.
-        assert result == pytest.approx(adjusted_mutual_info_score(*texts), abs=1e-6)
+@given(corpora())
+def test_fan_out_counts_next_codes(codes):
+    following = {}
+    for row in codes.tolist():
+        following.setdefault(tuple(row[:-1]), set()).add(row[-1])
+    numbers = [len(codes) for codes in following.values()]
+    assert fan_out(codes[:, :-1], codes[:, -1]) == (pytest.approx(np.mean(numbers)), max(numbers))
 
 
-def test_ami_of_labels_and_of_unknown_categories():
-    codes = np.array([0, 0, 1, 1, 0])
-    assert category_ami(codes, ["a", "a", "b", "b", ""]) == pytest.approx(1)
-    assert category_ami(codes, [3, 3, 4, 4, float("nan")]) == pytest.approx(1)
-    assert category_ami(codes, ["a", "a", "b", "b", "b"]) < 0.7
-    # Paths that differ in their last label alone are different categories.
-    assert category_ami(codes[:4], [["x", "a"], ["x", "a"], ["x", "b"], ["x", "b"]]) == pytest.approx(1)
-    with pytest.raises(ValueError, match="5 documents have codes and 2"):
-        category_ami(codes, ["a", "b"])
-
-
-def test_ami_falls_as_codes_tell_documents_apart():
-    categories = ["a", "b"] * 20
-    assert category_ami(np.arange(40), categories) == pytest.approx(0, abs=1e-9)
-    assert category_ami(np.arange(40) % 2, categories) == pytest.approx(1)
+def test_perplexity_of_even_codes_is_their_number():
+    assert code_perplexity(np.arange(100) % 8 * 5) == pytest.approx(8, rel=2e-3)
+    assert code_perplexity(np.full(9, 3)) == 1
 
 
 @settings(deadline=None, max_examples=60)
@@ -170,7 +164,8 @@ def test_nothing_to_measure_is_nan():
     none = np.zeros((0, 2), dtype=np.int64)
     assert math.isnan(code_perplexity(none[:, 0]))
     assert math.isnan(macro_f1(none, none))
-    assert math.isnan(category_ami(none, []))
+    assert math.isnan(fan_out(none[:, :1], none[:, 1]).mean)
+    assert [len(column) for column in collision_density(none)] == [0, 0, 0]
     assert math.isnan(collisions(none).sharing)
     assert all(map(math.isnan, difference_ratios(none[:, :1], none[:, 1])))
 
@@ -186,7 +181,7 @@ def test_a_large_corpus_needs_no_square_matrix():
 
 
 SHELL = """
-import json, sys, evaluate
+import json, sys, evaluate, numpy
 quality = evaluate.load(sys.argv[1])
 codes = [[0, 1], [0, 2], [1, 0], [1, 0], [1, 3]]
 quality.add_batch(predictions=codes[:2], references=["a", "a"])
@@ -196,6 +191,9 @@ try:
     quality.compute(predictions=[[0], [0, 1]], references=["a", "b"])
 except ValueError as error:
     result["error"] = str(error)
+vectors = numpy.repeat(numpy.eye(2), [5, 16], axis=0)
+near = quality.compute(predictions=[[0]] * 5 + [[1]] * 16, references=["a"] * 21, vectors=vectors)
+result["near"] = near["neighbours_1"], near["neighbours_chance_1"]
 print(json.dumps(result))
 """
 
@@ -210,14 +208,62 @@ def test_evaluate_loads_the_folder_without_the_package(tmp_path):
     result = json.loads(run.stdout.splitlines()[-1])
     codes = np.array([[0, 1], [0, 2], [1, 0], [1, 0], [1, 3]])
     paths = ["a", "a", ["b", "c"], ["b", "c"], None]
-    assert result == {
-        "ami_1": pytest.approx(1),
-        "ami_2": pytest.approx(category_ami(codes, paths)),
-        "perplexity_1": pytest.approx(code_perplexity(codes[:, 0])),
-        "perplexity_2": pytest.approx(code_perplexity(codes[:, 1])),
-        "sharing": 0.4,
-        "crowded": 0,
-        "distinct": 4,
-        "largest": 2,
-        "error": "all documents need equally many codes, these have [1, 2]",
-    }
+    assert result.pop("error") == "all documents need equally many codes, these have [1, 2]"
+    # Five documents have four neighbours of their code, and sixteen have ten.
+    assert result.pop("near") == pytest.approx([(5 * 0.4 + 16) / 21, (5 * 4 + 16 * 15) / (21 * 20)])
+    assert result == {name: pytest.approx(value, nan_ok=True) for name, value in id_quality(codes, paths).items()}
+    assert {name: result[name] for name in ("sharing", "crowded", "distinct", "largest")} == {
+        "sharing": 0.4, "crowded": 0, "distinct": 4, "largest": 2,
+    }  # fmt: skip
+    assert result["ami_1"] == pytest.approx(1) and result["ami_2"] == pytest.approx(category_ami(codes, paths))
+    assert result["perplexity_2"] == pytest.approx(code_perplexity(codes[:, 1]))
+
+
+def test_all_figures_have_their_names():
+    """Every figure is the single function's, at its depth, its level and over its documents."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, [5, 4, 3], (400, 3))
+    paths = [[label, str(number)][: 1 + number % 2] for label, number in zip("abcd" * 100, codes[:, 1], strict=True)]
+    mask, vectors = rng.random(400) < 0.5, rng.standard_normal((400, 8))
+
+    result = id_quality(codes, paths, codebook_sizes=[5, 4, 6], vectors=vectors, documents=mask, seed=1)
+
+    expected = collisions(codes)._asdict()
+    near = neighbour_agreement(codes, vectors, seed=1)
+    for t, size in ((1, 5), (2, 4), (3, 6)):
+        before, column = codes[:, : t - 1], codes[:, t - 1]
+        ratios, branches = difference_ratios(before, column), fan_out(before, column)
+        expected |= {
+            f"perplexity_{t}": code_perplexity(column), f"perplexity_share_{t}": code_perplexity(column) / size,
+            f"used_{t}": used_codes(column), f"used_share_{t}": used_share(column, size),
+            f"difference_ratio_pairs_{t}": ratios.pairs, f"difference_ratio_groups_{t}": ratios.groups,
+            f"fan_out_mean_{t}": branches.mean, f"fan_out_max_{t}": branches.max,
+            f"distinct_prefixes_{t}": collisions(codes[:, :t]).distinct,
+            f"neighbours_{t}": near.share[t - 1], f"neighbours_chance_{t}": near.chance[t - 1],
+        }  # fmt: skip
+        for level, end in ((None, ""), (1, "_level_1"), (2, "_level_2")):
+            chosen = {"level": level, "documents": mask}
+            whole = category_agreement(codes[:, :t], paths, **chosen)._asdict()
+            del whole["documents"]
+            expected |= {f"{name}_{t}{end}": value for name, value in whole.items()}
+            expected[f"purity_{t}{end}"] = prefix_purity(codes[:, :t], paths, **chosen)
+            if t > 1:
+                within = agreement_within(before, column, paths, **chosen)._asdict()
+                expected |= {f"{name}_within_{t}{end}": value for name, value in within.items()}
+    assert result == {name: pytest.approx(value) for name, value in expected.items()}
+    assert all(type(value) in (int, float) for value in result.values())
+
+
+def test_figures_need_no_categories():
+    codes = np.array([[0, 1], [0, 2], [1, 0]])
+    names = id_quality(codes).keys()
+    assert not [name for name in names if name.startswith(("ami", "purity", "neighbours", "used_share"))]
+    unknown = id_quality(codes, [None] * 3)
+    assert unknown.keys() > names and math.isnan(unknown["ami_1"]) and math.isnan(unknown["purity_2"])
+
+
+def test_codes_and_sizes_have_a_shape():
+    with pytest.raises(ValueError, match=r"\(documents, positions\), not \(3,\)"):
+        id_quality(np.zeros(3, int))
+    with pytest.raises(ValueError, match="1 codebook sizes are given for 2 positions"):
+        id_quality(np.zeros((3, 2), int), codebook_sizes=[4])
