@@ -4,8 +4,10 @@
     python examples/run_indexing.py --train_file items.jsonl.gz --output_dir outputs/items
     accelerate launch examples/run_indexing.py examples/paper/indexing_amazon_beauty.yaml --train_file items.jsonl.gz
 
-Without arguments it indexes the documentation of Python's standard library. A first argument that ends in `.yaml` is
-a file of settings; the arguments after it win. Started again with the same settings after a stop, it goes on.
+Without arguments it indexes the documentation of Python's standard library. `--preset best` takes the settings that
+won the comparison with two-stage indexers, `--preset paper` the paper's. A first argument that ends in `.yaml` is a
+file of settings. Arguments win over the file, and the file over the preset. Started again with the same settings
+after a stop, it goes on.
 """
 
 import sys
@@ -22,9 +24,12 @@ from transformers.utils import logging
 from modeling_lmindexer import CorruptedFolderError, LMIndexerConfig, LMIndexerForSemanticID
 from modeling_lmindexer.hub import upload_folder
 from trainers import ExistingRunError, SemanticIDTrainer, SemanticIDTrainingArguments, UnusableCorpusError
+from trainers.adaptation import adapt_checkpoint
+from trainers.adaptation_args import AdaptationArguments
 from trainers.learning_rate_search import search_learning_rate
 from trainers.model_card import CardContent
 from trainers.model_folder import save_model_folder
+from trainers.presets import preset
 from trainers.report import compare_codes, position_table, query_figures, sample_queries, stage_table
 
 # Shapes of the T5 that is trained from scratch without --model_name_or_path; `base` is T5-base's.
@@ -42,6 +47,11 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Checkpoint to start from: T5 or another encoder-decoder, or an encoder."}
     )
+    adapt: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Adapt the checkpoint's encoder to the corpus first, by simcse, mlm, words, or several."},
+    )
+    adaptation_epochs: float = field(default=1.0, metadata={"help": "Times that every document is read for that."})
     model_size: str = field(
         default="tiny",
         metadata={"help": "Shape of the T5 trained from scratch without a checkpoint.", "choices": list(MODEL_SIZES)},
@@ -57,6 +67,7 @@ class ModelArguments:
     code_temperature: float | None = field(
         default=None, metadata={"help": "Divides the similarity; default by similarity."}
     )
+    learn_temperature: bool = field(default=False, metadata={"help": "Let every codebook learn its temperature."})
     reconstruction_target: str = field(
         default="words",
         metadata={
@@ -65,6 +76,9 @@ class ModelArguments:
         },
     )
     num_reconstructor_layers: int = field(default=1, metadata={"help": "Depth of the reconstructor."})
+    num_decoder_layers: int = field(
+        default=2, metadata={"help": "Layers of the decoder that an encoder without one gets."}
+    )
     pooling: str = field(default="mean", metadata={"help": "Of an encoder's states.", "choices": ["mean", "cls"]})
     pooled_input: bool | None = field(
         default=None,
@@ -80,17 +94,25 @@ class ModelArguments:
 
 
 def parse_arguments(argv: list[str]) -> tuple[CorpusArguments, ModelArguments, SemanticIDTrainingArguments]:
-    """Settings from a `.yaml` file, if one comes first, and from the command line."""
+    """Settings from a preset, from a `.yaml` file, if one comes first, and from the command line; the later win."""
     if argv and argv[0].endswith((".yaml", ".yml")):
-        settings = yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8"))
-        from_file = []
-        for name, value in settings.items():
-            from_file += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-        argv = from_file + argv[1:]
+        argv = as_arguments(yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8"))) + argv[1:]
+    if "--preset" in argv:
+        place = argv.index("--preset")
+        name = argv[place + 1] if place + 1 < len(argv) else ""
+        argv = as_arguments(preset(name)) + argv[:place] + argv[place + 2 :]
     if "--output_dir" not in argv:
         argv = [*argv, "--output_dir", "outputs/python_docs"]
     parser = HfArgumentParser((CorpusArguments, ModelArguments, SemanticIDTrainingArguments))
     return parser.parse_args_into_dataclasses(args=argv)
+
+
+def as_arguments(settings: dict) -> list[str]:
+    """Settings as they would stand on a command line."""
+    argv = []
+    for name, value in settings.items():
+        argv += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return argv
 
 
 def load_tokenizer(arguments: ModelArguments, corpus: datasets.Dataset):
@@ -104,8 +126,9 @@ def build_model(arguments: ModelArguments, tokenizer, seed: int) -> LMIndexerFor
     """A new indexer on the checkpoint, or on a T5 from scratch."""
     set_seed(seed)
     names = (
-        "codebook_sizes", "num_disambiguation_codes", "similarity", "code_temperature", "reconstruction_target",
-        "num_reconstructor_layers", "pooling", "pooled_input", "dropout", "max_source_length",
+        "codebook_sizes", "num_disambiguation_codes", "similarity", "code_temperature", "learn_temperature",
+        "reconstruction_target", "num_reconstructor_layers", "num_decoder_layers", "pooling", "pooled_input",
+        "dropout", "max_source_length",
     )  # fmt: skip
     values = {name: getattr(arguments, name) for name in names}
     if arguments.pooled_input is None:
@@ -120,6 +143,22 @@ def build_model(arguments: ModelArguments, tokenizer, seed: int) -> LMIndexerFor
     # T5 draws embeddings of norm sqrt(d_model), which Adam's steps would need many epochs to move.
     model.get_input_embeddings().weight.data.mul_(0.05)
     return model
+
+
+def adapt_backbone(model_arguments: ModelArguments, training_arguments, texts: list[str]) -> ModelArguments:
+    """The same with the checkpoint's encoder adapted to the corpus in the place of the checkpoint."""
+    if not model_arguments.model_name_or_path:
+        raise CorpusError("--adapt adapts a checkpoint: name one with --model_name_or_path.")
+    settings = AdaptationArguments(
+        output_dir=str(Path(training_arguments.output_dir) / "adapted"), objective=model_arguments.adapt,
+        num_train_epochs=model_arguments.adaptation_epochs, max_length=model_arguments.max_source_length,
+        pooling=model_arguments.pooling, seed=training_arguments.seed, use_cpu=training_arguments.use_cpu,
+        per_device_train_batch_size=min(64, len(texts)), report_to="none",
+        disable_tqdm=training_arguments.disable_tqdm,
+        start_over=training_arguments.start_over, go_on=training_arguments.go_on,
+    )  # fmt: skip
+    folder = adapt_checkpoint(model_arguments.model_name_or_path, texts, settings)
+    return replace(model_arguments, model_name_or_path=str(folder))
 
 
 def make_trainer(
@@ -166,10 +205,13 @@ def train_and_report(corpus_arguments, model_arguments, training_arguments, toke
     source = file or corpus_arguments.dataset_name or "documentation of Python's standard library"
     say(f"{len(corpus):,} documents from {source}", flush=True)
 
+    start = model_arguments
+    if model_arguments.adapt:
+        start = adapt_backbone(model_arguments, training_arguments, list(corpus["text"]))
     if model_arguments.learning_rates:
         training_arguments.learning_rate = search_learning_rate(
             lambda documents, rate, folder: make_trainer(
-                model_arguments,
+                start,
                 replace(training_arguments, learning_rate=rate, output_dir=str(folder)),
                 tokenizer,
                 documents,
@@ -180,7 +222,7 @@ def train_and_report(corpus_arguments, model_arguments, training_arguments, toke
             training_arguments.seed,
         )
         say(f"best learning rate: {training_arguments.learning_rate:g}")
-    trainer = make_trainer(model_arguments, training_arguments, tokenizer, corpus)
+    trainer = make_trainer(start, training_arguments, tokenizer, corpus)
     figures = trainer.train()
     if training_arguments.process_index == 0:
         folder = report(trainer, corpus, figures, model_arguments, corpus_arguments, source)
@@ -195,6 +237,9 @@ def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, so
     texts = list(corpus["text"])
     comparison = compare_codes(trainer.documents.codes, texts, trainer.categories, sizes, seed)
     metrics = {"documents": len(corpus), "codebook_sizes": sizes, "codes": comparison, "stages": figures}
+    if trainer.reassignment is not None:
+        moved = metrics["reassignment"] = trainer.reassignment.figures()
+        print(f"\n{moved['documents_moved']:,} documents got other codes, so that every ID is unique.")
     queries = "No queries were given."
     if "query" in corpus.column_names:
         found = query_figures(

@@ -4,21 +4,24 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .configuration_lmindexer import LMIndexerConfig
+from .configuration_lmindexer import LEAST_TEMPERATURE, LMIndexerConfig
 
 
-def straight_through(logits: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
-    """The most likely code forward, the expected code backward (Eq. 6).
+def straight_through(
+    logits: torch.Tensor, embeddings: torch.Tensor, codes: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A code forward, the expected code backward (Eq. 6).
 
     Args:
         logits: `(batch, codes)`.
         embeddings: `(codes, hidden)`.
+        codes: `(batch,)`, the codes to take; default: the most likely ones.
 
     Returns:
         `(batch, hidden)`.
     """
     soft = logits.softmax(-1) @ embeddings
-    hard = embeddings[logits.argmax(-1)]
+    hard = embeddings[logits.argmax(-1) if codes is None else codes]
     return soft + (hard - soft).detach()
 
 
@@ -35,14 +38,26 @@ class Codebook(nn.Module):
         weight: `(codes, hidden)`.
         initialized: whether the codes come from a clustering of hidden states (a buffer that is saved).
         norm: common norm of the codes under cosine similarity, where their own length means nothing.
+        log_temperature: logarithm of what the temperature is above its least value, where it is learned.
     """
 
-    def __init__(self, num_codes: int, hidden_size: int, similarity: str, temperature: float):
+    def __init__(
+        self, num_codes: int, hidden_size: int, similarity: str, temperature: float, learn_temperature: bool = False
+    ):
         super().__init__()
-        self.similarity, self.temperature = similarity, temperature
+        self.similarity, self.start_temperature = similarity, float(temperature)
         self.weight = nn.Parameter(torch.empty(num_codes, hidden_size))
+        self.log_temperature = nn.Parameter(torch.empty(())) if learn_temperature else None
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
         self.register_buffer("norm", torch.ones(()))
+
+    @property
+    def temperature(self) -> float | torch.Tensor:
+        """What divides the similarity. Learned, it stays above a least value that it comes nearer to but never stops
+        at: where it is cut off there is no gradient to come back by."""
+        if self.log_temperature is None:
+            return self.start_temperature
+        return LEAST_TEMPERATURE + self.log_temperature.exp()
 
     def embeddings(self) -> torch.Tensor:
         """The codes as vectors, `(codes, hidden)`."""
@@ -96,16 +111,18 @@ class DisambiguationHead(nn.Module):
 
 
 class Codebooks(nn.Module):
-    """All positions of an ID: a codebook for each learned one, a plain head for the disambiguation position."""
+    """All positions of an ID: a codebook for each learned one, a plain head for the disambiguation one, if any."""
 
     def __init__(self, config: LMIndexerConfig):
         super().__init__()
         self.offsets = config.position_offsets
         self.learned = nn.ModuleList(
-            Codebook(size, config.hidden_size, config.similarity, config.code_temperature)
+            Codebook(size, config.hidden_size, config.similarity, config.code_temperature, config.learn_temperature)
             for size in config.codebook_sizes
         )
-        self.disambiguation = DisambiguationHead(config.num_disambiguation_codes, config.hidden_size)
+        self.disambiguation = None
+        if config.has_disambiguation:
+            self.disambiguation = DisambiguationHead(config.num_disambiguation_codes, config.hidden_size)
 
     def logits(self, hidden: torch.Tensor, position: int) -> torch.Tensor:
         """Code logits `(..., codes of this position)` of states `(..., hidden)` at `position`, counted from 0."""
@@ -129,7 +146,7 @@ class Codebooks(nn.Module):
     def lookup(self, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
         """As [`~Codebooks.embed`], of ids that are known to belong to their positions."""
         if ids.shape[1] == 0:
-            weight = self.disambiguation.weight
+            weight = self.learned[0].weight
             return weight.new_zeros(len(ids), 0, weight.shape[1])
         positions = range(first, first + ids.shape[1])
         vectors = [self.learned[t].lookup(ids[:, t - first] - self.offsets[t]) for t in positions]

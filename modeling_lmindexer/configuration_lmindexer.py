@@ -11,6 +11,8 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 # Temperatures of the code distribution: the paper has none, which suits unnormalised products; cosines live in
 # [-1, 1] and need a small one to tell codes apart.
 DEFAULT_TEMPERATURES = {"cosine": 0.05, "dot": 1.0, "euclidean": 1.0}
+# Of temperatures that are learned: logits of cosines end at 100.
+LEAST_TEMPERATURE = 0.01
 
 
 @strict
@@ -23,10 +25,13 @@ class LMIndexerConfig(PreTrainedConfig):
         codebook_sizes: one size per learned position, coarse to fine, at least 2 each. Their number is the paper's
             `T` without the disambiguation position; it may be any number from 1.
         num_disambiguation_codes: room of the last position, which tells apart the documents that share all learned
-            codes: the largest such group and spare room for documents to come.
+            codes: the largest such group and spare room for documents to come. 0 leaves the position out: an ID is the
+            learned codes alone, and no two documents may share all of them.
         similarity: of hidden states and codes, for the clustering that initialises a codebook and for every
             assignment: `cosine`, `dot` (Eq. 2 of the paper) or `euclidean` (logits are minus squared distances).
         code_temperature: divides the similarity; default 0.05 for `cosine`, 1 for the others.
+        learn_temperature: whether every codebook learns its temperature, from `code_temperature` on, which is then
+            above 0.01.
         pooling: of the encoder's states into one embedding, `mean` or `cls`.
         pooled_input: whether the pooled embedding enters the decoder's input at every position, as far as earlier
             codes do not explain it. Always with an encoder-only backbone; with an encoder-decoder it departs from
@@ -48,6 +53,7 @@ class LMIndexerConfig(PreTrainedConfig):
     num_disambiguation_codes: int = 64
     similarity: str = "cosine"
     code_temperature: float | int | None = None
+    learn_temperature: bool = False
     pooling: str = "mean"
     pooled_input: bool = False
     num_decoder_layers: int = 2
@@ -86,7 +92,7 @@ class LMIndexerConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def validate_codebooks(self):
-        """At least one learned position, at least two codes in each, room for one document per ID."""
+        """At least one learned position, at least two codes in each, and no negative room at the end."""
         if not self.codebook_sizes:
             raise ValueError("codebook_sizes is empty: give one size per learned position, such as [512, 512].")
         if min(self.codebook_sizes) < 2:
@@ -94,8 +100,11 @@ class LMIndexerConfig(PreTrainedConfig):
                 f"codebook_sizes is {self.codebook_sizes}: a codebook of size {min(self.codebook_sizes)} tells no "
                 "documents apart; every size must be at least 2."
             )
-        if self.num_disambiguation_codes < 1:
-            raise ValueError(f"num_disambiguation_codes is {self.num_disambiguation_codes}; it must be at least 1.")
+        if self.num_disambiguation_codes < 0:
+            raise ValueError(
+                f"num_disambiguation_codes is {self.num_disambiguation_codes}; it must be at least 1, or 0 for IDs "
+                "without a disambiguation position."
+            )
 
     def validate_choices(self):
         """Known names for every option that is a name, and positive numbers."""
@@ -108,6 +117,10 @@ class LMIndexerConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
         if not self.code_temperature > 0:
             raise ValueError(f"code_temperature is {self.code_temperature}; it must be positive.")
+        if self.learn_temperature and not self.code_temperature > LEAST_TEMPERATURE:
+            raise ValueError(
+                f"code_temperature is {self.code_temperature}; one that is learned must be above {LEAST_TEMPERATURE}."
+            )
         for name, least in (("max_source_length", 1), ("num_decoder_layers", 1), ("num_reconstructor_layers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
@@ -148,14 +161,19 @@ class LMIndexerConfig(PreTrainedConfig):
         return len(self.codebook_sizes)
 
     @property
+    def has_disambiguation(self) -> bool:
+        """Whether a last position tells apart the documents that share all learned codes."""
+        return self.num_disambiguation_codes > 0
+
+    @property
     def id_length(self) -> int:
-        """Positions of an ID: the learned ones and the disambiguation position."""
-        return self.num_learned_positions + 1
+        """Positions of an ID: the learned ones and the disambiguation position, if there is one."""
+        return self.num_learned_positions + self.has_disambiguation
 
     @property
     def position_sizes(self) -> list[int]:
-        """Codes per position, the disambiguation position last."""
-        return [*self.codebook_sizes, self.num_disambiguation_codes]
+        """Codes per position, the disambiguation position last, if there is one."""
+        return [*self.codebook_sizes, *([self.num_disambiguation_codes] if self.has_disambiguation else [])]
 
     @property
     def position_offsets(self) -> list[int]:

@@ -11,9 +11,11 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from .backbones import backbone_kind, encode_text
+from .code_choice import CodeChoice, balanced_codes
 from .codebooks import Codebooks, straight_through
 from .configuration_lmindexer import LMIndexerConfig
 from .generation_lmindexer import LMIndexerGenerationMixin
+from .index_rules import check_disambiguation
 from .logits_process import PrefixTreeLogitsProcessor
 from .outputs import LMIndexerOutput, ReconstructionOutput, SearchOutput
 from .prefix_tree import PrefixTree
@@ -137,9 +139,11 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         hint_mask: torch.Tensor | None = None,
         target_weights: torch.Tensor | None = None,
         quantize: bool = False,
+        code_choice: CodeChoice | None = None,
         view: str | None = None,
         view_input_ids: torch.LongTensor | None = None,
         view_attention_mask: torch.Tensor | None = None,
+        view_encoder_outputs: torch.Tensor | None = None,
     ) -> LMIndexerOutput:
         """
         Args:
@@ -158,9 +162,13 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             target_weights: learning an ID: `(batch, tokens)`, above 0 for the hidden tokens to predict.
             quantize: learning an ID: the reconstructor gets the straight-through code of the last position instead
                 of `h^t` itself.
+            code_choice: learning an ID: which code that is; default the most likely one (Eq. 3).
             view: learning an ID: where the two views for the contrastive loss come from: `identical` (Eq. 9),
-                `dropout` (two passes of the text), or `crops`.
-            view_input_ids, view_attention_mask: two parts of every text for `crops`, `(batch, 2, tokens)`.
+                `dropout` (two passes of the text), `decoder_dropout` (one pass of the encoder, two of the decoder),
+                `crops`, or `neighbours` (the document and another text that is close to it).
+            view_input_ids, view_attention_mask: two parts of every text for `crops`, `(batch, 2, tokens)`; the other
+                text for `neighbours`, `(batch, tokens)`.
+            view_encoder_outputs: encoder states of the other text computed before, `(batch, tokens, hidden)`.
         """
         if decoder_inputs_embeds is not None:
             raise ValueError("decoder_inputs_embeds is not supported: the decoder's inputs are codes.")
@@ -177,26 +185,66 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             return self.predict(hidden, decoder_input_ids, labels, cache, states)
 
         views = None
-        if view == "identical":
-            views = (hidden[:, -1], hidden[:, -1])
-        elif view == "dropout":
-            again = states if encoder_outputs is not None else self.encode(input_ids, attention_mask)[0]
-            views = (hidden[:, -1], self.decode(decoder_input_ids, again, mask)[0][:, -1])
-        elif view == "crops":
+        if view == "crops":
             views = self.crop_views(decoder_input_ids, view_input_ids, view_attention_mask)
+        elif view is not None:
+            other, other_mask = states, mask
+            if view == "neighbours" and view_encoder_outputs is not None:
+                other, other_mask = view_encoder_outputs, view_attention_mask
+            elif view == "neighbours":
+                other, other_mask = self.encode(view_input_ids, view_attention_mask)
+            elif view == "dropout" and encoder_outputs is None:
+                other = self.encode(input_ids, attention_mask)[0]
+            second = hidden if view == "identical" else self.decode(decoder_input_ids, other, other_mask)[0]
+            views = (hidden[:, -1], second[:, -1])
         positions = hidden.shape[1]
         scored = positions if quantize else positions - 1
         code_logits = tuple(self.codebooks.logits(hidden[:, t], t) for t in range(scored))
-        code = hidden[:, -1]
+        code, chosen = hidden[:, -1], None
         if quantize:
-            code = straight_through(code_logits[-1], self.codebooks.learned[positions - 1].embeddings())
+            text = (input_ids, hint_mask, target_weights)
+            chosen = self.choose_codes(code_choice or CodeChoice(), code_logits[-1], prefix, *text)
+            code = straight_through(code_logits[-1], self.codebooks.learned[positions - 1].embeddings(), chosen)
         codes = torch.cat([prefix.to(code.dtype), code[:, None]], dim=1)
         return LMIndexerOutput(
             code_logits=code_logits,
+            chosen_codes=chosen,
             decoder_last_hidden_state=hidden,
             views=views,
             reconstruction=self.reconstruct(codes, input_ids, hint_mask, target_weights),
         )
+
+    @torch.no_grad()
+    def choose_codes(self, choice: CodeChoice, logits, prefix, input_ids, hint_mask, target_weights) -> torch.Tensor:
+        """The code `(batch,)` that each document stands for while the codebook is learned; see [`CodeChoice`].
+
+        Args:
+            logits: `(batch, codes)`.
+            prefix: vectors of the codes before, `(batch, positions - 1, hidden)`.
+            input_ids, hint_mask, target_weights: as for `forward`.
+
+        Raises:
+            ValueError: `expectation` with a reconstructor that predicts tokens one by one.
+        """
+        if choice.kind == "most_likely":
+            return logits.argmax(-1)
+        if choice.kind == "balanced":
+            return balanced_codes(logits, choice.smoothness)
+        if not self.reconstructor.bag:
+            raise ValueError("code_choice='expectation' weighs bags of words: set reconstruction_target='words'.")
+        log_probabilities = logits.log_softmax(-1)
+        scores, candidates = log_probabilities.topk(min(choice.candidates, logits.shape[-1]), dim=-1)
+        last = self.codebooks.learned[prefix.shape[1]].embeddings()[candidates]  # (batch, candidates, hidden)
+        before = prefix[:, :, None].expand(-1, -1, candidates.shape[1], -1).to(last.dtype)
+        training = self.reconstructor.training
+        self.reconstructor.eval()  # dropout would not leave out the same of every candidate
+        likelihoods = self.reconstructor.log_likelihoods(
+            torch.cat([before, last[:, None]], dim=1), self.get_input_embeddings().weight,
+            input_ids, hint_mask, target_weights,
+        )  # fmt: skip
+        self.reconstructor.train(training)
+        best = (scores + choice.likelihood_weight * likelihoods).argmax(-1, keepdim=True)
+        return candidates.gather(1, best)[:, 0]
 
     def crop_views(self, decoder_input_ids, view_input_ids, view_attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
         """`h^t` of two parts `(batch, 2, tokens)` of every document: `(batch, hidden)` each."""
@@ -260,7 +308,8 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             encoder_outputs: encoder states computed before.
 
         Returns:
-            flat ids `(batch, learned positions)`; the disambiguation position is the index's to give.
+            flat ids `(batch, learned positions)`; the disambiguation position, or another code where an ID is taken,
+            is the index's to give.
         """
         if encoder_outputs is None:
             states, attention_mask = self.encode(input_ids, attention_mask)
@@ -283,9 +332,10 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         """Grows the last position to `num_codes`; the new codes score like an untrained one.
 
         Raises:
-            ValueError: fewer codes than there are.
+            ValueError: fewer codes than there are, or no such position.
         """
         head = self.codebooks.disambiguation
+        check_disambiguation(self.config.has_disambiguation)
         if num_codes < len(head.weight):
             raise ValueError(
                 f"The disambiguation position has {len(head.weight)} codes; it cannot shrink to {num_codes}."
@@ -294,6 +344,12 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             F.pad(head.weight.data, (0, 0, 0, num_codes - len(head.weight))), head.weight.requires_grad
         )
         self.config.num_disambiguation_codes = num_codes
+
+    def drop_disambiguation(self) -> None:
+        """Leaves the last position out: IDs are the learned codes alone, as after [`trainers.reassignment`]."""
+        self.codebooks.disambiguation = None
+        self.config.num_disambiguation_codes = 0
+        self.generation_config.max_new_tokens = self.config.id_length
 
     def drop_reconstructor(self) -> None:
         """Leaves the reconstructor out: a model that searches and fine-tunes does not need it."""

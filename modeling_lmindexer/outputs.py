@@ -15,6 +15,7 @@ class LMIndexerOutput(ModelOutput):
         loss: Eq. 14, summed over positions and averaged over documents, when `labels` are given.
         logits: `(batch, positions, vocab_size)`, the lowest finite number outside each position's own codes.
         code_logits: one `(batch, codes)` per position, before they are laid out in the flat id space.
+        chosen_codes: learning an ID: the code `(batch,)` that each document stands for at the last position.
         decoder_last_hidden_state: `h^t` for every position, `(batch, positions, hidden)`.
         views: anchors and second views of the last position's `h^t` for the contrastive loss, `(batch, hidden)` each.
         reconstruction: what the reconstruction loss needs.
@@ -25,6 +26,7 @@ class LMIndexerOutput(ModelOutput):
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     code_logits: tuple[torch.Tensor, ...] | None = None
+    chosen_codes: torch.Tensor | None = None
     decoder_last_hidden_state: torch.Tensor | None = None
     views: tuple[torch.Tensor, torch.Tensor] | None = None
     reconstruction: "ReconstructionOutput | None" = None

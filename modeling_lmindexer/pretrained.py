@@ -1,5 +1,6 @@
 """Initialisation, loading and saving of an indexer: what every `from_pretrained` and `save_pretrained` checks."""
 
+import math
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from transformers import initialization as init
 from transformers.generation import GenerationConfig
 
 from .codebooks import Codebook, DisambiguationHead
-from .configuration_lmindexer import LMIndexerConfig
+from .configuration_lmindexer import LEAST_TEMPERATURE, LMIndexerConfig
 from .decoder import ZeroLinear
 from .folder import MANIFEST_NAME, CorruptedFolderError, read_manifest, resolve_file, update_manifest, verify_files
 from .hub import joined_manifest
@@ -40,6 +41,8 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight)
             init.zeros_(module.initialized)
             init.constant_(module.norm, module.weight.shape[1] ** 0.5)
+            if module.log_temperature is not None:
+                init.constant_(module.log_temperature, math.log(module.start_temperature - LEAST_TEMPERATURE))
         elif isinstance(module, DisambiguationHead):
             init.zeros_(module.weight)
         elif isinstance(module, Reconstructor):

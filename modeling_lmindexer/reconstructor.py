@@ -102,19 +102,41 @@ class Reconstructor(nn.Module):
         """
         if codes is None:
             codes = self.start.expand(len(input_ids), 1, -1)
+        queries = codes[:, :, None]  # (batch, positions, 1, hidden)
+        if self.bag:
+            hidden = self.read(queries, token_embedding, input_ids, hint_mask)[:, 0]
+            return self.predict_bag(hidden, token_embedding, input_ids, target_weights)
+        hidden = self.read(queries, token_embedding, input_ids, hint_mask)
+        return self.predict_tokens(hidden, token_embedding, input_ids, target_weights)
+
+    def read(self, codes, token_embedding, input_ids, hint_mask) -> torch.Tensor:
+        """What the codes say beside the visible tokens: `(batch, positions, queries, hidden)` codes, one query per
+        document or alternative, or one that serves all places of a text; `(batch, queries or tokens, hidden)`."""
         places = sinusoidal_positions(input_ids.shape[1], codes.shape[-1], codes)
-        hints = self.hint_norm(F.embedding(input_ids, token_embedding)) + places
-        queries = self.query_norm(codes)[:, :, None]  # (batch, positions, 1, hidden)
+        queries = self.query_norm(codes)
         if not self.bag:
             queries = queries + places  # (batch, positions, tokens, hidden)
+        if not hint_mask.any():  # then no token is a key, and none need be read
+            input_ids, hint_mask, places = input_ids[:, :0], hint_mask[:, :0], places[:0]
+        hints = self.hint_norm(F.embedding(input_ids, token_embedding)) + places
         for layer in self.layers:
             queries = layer(queries, hints, hint_mask)
-        hidden = queries.sum(dim=1)
-        return (
-            self.predict_bag(hidden[:, 0], token_embedding, input_ids, target_weights)
-            if self.bag
-            else (self.predict_tokens(hidden, token_embedding, input_ids, target_weights))
-        )
+        return queries.sum(dim=1)
+
+    def log_likelihoods(self, codes, token_embedding, input_ids, hint_mask, target_weights) -> torch.Tensor:
+        """How well alternative codes explain a document's words: the weighted mean of `log P(w)`.
+
+        Args:
+            codes: `(batch, positions, alternatives, hidden)`, the last position's codes being the alternatives.
+            token_embedding, input_ids, hint_mask, target_weights: as for the reconstruction of a bag.
+
+        Returns:
+            `(batch, alternatives)`.
+        """
+        hidden = self.read(codes, token_embedding, input_ids, hint_mask)
+        log_probabilities = self.token_logits(hidden, token_embedding).float().log_softmax(-1)
+        bag = self.bag_of(input_ids, target_weights, log_probabilities.shape[-1]).to(log_probabilities.dtype)
+        return (log_probabilities @ bag[:, :, None])[..., 0]
 
     def token_logits(self, hidden: torch.Tensor, token_embedding: torch.Tensor) -> torch.Tensor:
         """`(predictions, hidden)` to `(predictions, vocabulary)`."""
@@ -141,13 +163,17 @@ class Reconstructor(nn.Module):
     def predict_bag(self, hidden, token_embedding, input_ids, target_weights) -> ReconstructionOutput:
         """One prediction per document, against the weights of its hidden tokens; `hidden` is `(batch, hidden)`."""
         logits = self.token_logits(hidden, token_embedding)
-        total = target_weights.sum(-1)
-        # Accumulated in the weights' own precision: a bag adds up to 1 also under autocast.
-        targets = torch.zeros_like(logits, dtype=target_weights.dtype)
-        targets.scatter_add_(1, self.target_indices(input_ids), target_weights)
         return ReconstructionOutput(
             logits=logits,
-            targets=targets / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None],
-            weights=total,
+            targets=self.bag_of(input_ids, target_weights, logits.shape[-1]),
+            weights=target_weights.sum(-1),
             documents=torch.arange(len(logits), device=logits.device),
         )
+
+    def bag_of(self, input_ids, target_weights, vocabulary_size: int) -> torch.Tensor:
+        """Share of every word in the weights of a document's hidden tokens, `(batch, vocabulary)`."""
+        # Accumulated in the weights' own precision: a bag adds up to 1 also under autocast.
+        bags = target_weights.new_zeros(len(input_ids), vocabulary_size)
+        bags.scatter_add_(1, self.target_indices(input_ids), target_weights)
+        total = target_weights.sum(-1, keepdim=True)
+        return bags / total.clamp(min=torch.finfo(total.dtype).tiny)

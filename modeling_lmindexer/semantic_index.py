@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,15 @@ from transformers.utils import logging
 
 from .document_ids import IDS_NAME, DocumentIds
 from .folder import MANIFEST_NAME, CorruptedFolderError, atomic_path, resolve_file, update_manifest, verify_files
+from .index_rules import (
+    check_codes,
+    check_disambiguation,
+    check_free,
+    check_ids,
+    check_kind,
+    check_room,
+    number_in_group,
+)
 from .logits_process import PrefixTreeLogitsProcessor
 from .prefix_tree import PrefixTree
 
@@ -22,23 +31,6 @@ except ImportError:  # only reading and writing the table of IDs needs it
     pyarrow = None
 
 logger = logging.get_logger(__name__)
-
-
-def number_in_group(codes: np.ndarray, document_ids: Sequence) -> np.ndarray:
-    """Disambiguation codes `(N,)`: the place of each document among those with its codes, in order of document id.
-
-    Args:
-        codes: learned codes `(N, positions)`.
-        document_ids: `N` ids, all integers or all strings.
-    """
-    order = np.lexsort((np.asarray(document_ids), *codes.T[::-1]))
-    sorted_codes = codes[order]
-    starts = np.ones(len(codes), dtype=bool)
-    starts[1:] = (sorted_codes[1:] != sorted_codes[:-1]).any(axis=1)
-    numbers = np.arange(len(codes))
-    result = np.empty(len(codes), dtype=np.int64)
-    result[order] = numbers - np.maximum.accumulate(np.where(starts, numbers, 0))
-    return result
 
 
 class SemanticIndex:
@@ -54,14 +46,18 @@ class SemanticIndex:
     ```
 
     Attributes:
-        position_sizes: codes per position, the disambiguation position's room last.
+        position_sizes: codes per position, the disambiguation position's room last, if there is one.
+        has_disambiguation: whether there is one; otherwise IDs are the learned codes alone.
         tree: the prefix tree of the IDs.
         ids: the documents' ids, and the numbers that the tree gives them.
     """
 
-    def __init__(self, document_ids: Sequence, codes: np.ndarray, position_sizes: Sequence[int]):
+    def __init__(
+        self, document_ids: Sequence, codes: np.ndarray, position_sizes: Sequence[int], has_disambiguation: bool = True
+    ):
         document_ids = check_ids(document_ids)
-        codes = check_codes(np.asarray(codes, dtype=np.int64), document_ids, position_sizes)
+        codes = check_codes(np.asarray(codes, dtype=np.int64), document_ids, position_sizes, has_disambiguation)
+        self.has_disambiguation = bool(has_disambiguation)
         self.position_sizes = [int(size) for size in position_sizes]
         self.name_or_path: str | None = None
         self.hub_kwargs: dict = {}
@@ -70,26 +66,34 @@ class SemanticIndex:
         self._codes = codes  # by document number, with room for more at the end
         self.tree = PrefixTree.from_sequences(torch.from_numpy(codes + self._offsets))
         if len(self.tree) != len(self):
-            raise ValueError(f"{len(self)} documents have only {len(self.tree)} different IDs; each needs its own.")
+            way_out = "" if has_disambiguation else " Make them unique with trainers.reassignment.reassign."
+            raise ValueError(
+                f"{len(self)} documents have only {len(self.tree)} different IDs; each needs its own.{way_out}"
+            )
 
     @classmethod
-    def from_codes(cls, document_ids: Sequence, codes, position_sizes: Sequence[int]) -> "SemanticIndex":
+    def from_codes(
+        cls, document_ids: Sequence, codes, position_sizes: Sequence[int], has_disambiguation: bool = True
+    ) -> "SemanticIndex":
         """An index from learned codes; the disambiguation position counts the documents that share them.
 
         Args:
             document_ids: `N` ids, all integers or all strings.
-            codes: learned codes `(N, positions - 1)`.
+            codes: learned codes `(N, learned positions)`.
             position_sizes: codes per position, the room of the disambiguation position last.
+            has_disambiguation: False for IDs that are the learned codes alone, and `position_sizes` theirs.
 
         Raises:
-            ValueError: duplicate ids, codes outside their codebook, or a group that outgrows the room.
+            ValueError: duplicate ids, codes outside their codebook, a group that outgrows the room, or documents that
+                share all codes where nothing tells them apart.
         """
         document_ids = check_ids(document_ids)
         codes = np.asarray(codes, dtype=np.int64)
         if codes.ndim != 2 or len(codes) != len(document_ids):
             raise ValueError(f"Expected codes for {len(document_ids)} documents, got an array of shape {codes.shape}.")
-        numbers = number_in_group(codes, document_ids)
-        return cls(document_ids, np.column_stack([codes, numbers]), position_sizes)
+        if has_disambiguation:
+            codes = np.column_stack([codes, number_in_group(codes, document_ids)])
+        return cls(document_ids, codes, position_sizes, has_disambiguation)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,7 +105,7 @@ class SemanticIndex:
 
     @property
     def codes(self) -> np.ndarray:
-        """`(N, positions)`, the disambiguation position last."""
+        """`(N, positions)`, the disambiguation position last, if there is one."""
         codes = self._codes[: self.ids.count]
         return codes if len(self) == self.ids.count else codes[self.ids.rows]
 
@@ -109,6 +113,11 @@ class SemanticIndex:
     def sequences(self) -> torch.LongTensor:
         """Flat ids `(N, positions)`."""
         return torch.from_numpy(self.codes + self._offsets)
+
+    @property
+    def codebook_sizes(self) -> list[int]:
+        """Codes per learned position."""
+        return self.position_sizes[: len(self.position_sizes) - self.has_disambiguation]
 
     @property
     def _offsets(self) -> np.ndarray:
@@ -189,10 +198,13 @@ class SemanticIndex:
     def check_model(self, config) -> None:
         """Raises ValueError when a model's codebooks are not those of this index; its last room may be larger."""
         expected, found = config.position_sizes, self.position_sizes
-        if expected[:-1] != found[:-1] or expected[-1] < found[-1]:
+        more_room = config.has_disambiguation and expected[:-1] == found[:-1] and expected[-1] >= found[-1]
+        if config.has_disambiguation != self.has_disambiguation or not (expected == found or more_room):
+            only_one = ", and only one of them has a disambiguation position"
+            differ = only_one if config.has_disambiguation != self.has_disambiguation else ""
             raise ValueError(
-                f"The index has {found} codes per position, the model {expected}: they come from different runs. Load "
-                "both from one folder."
+                f"The index has {found} codes per position, the model {expected}{differ}: they come from different "
+                "runs. Load both from one folder."
             )
 
     def attach(self, model, tokenizer) -> "SemanticIndex":
@@ -214,30 +226,39 @@ class SemanticIndex:
 
     @torch.no_grad()
     def encode(self, texts: Iterable[str], batch_size: int = 64) -> torch.LongTensor:
-        """Flat ids of texts at the learned positions, as `model.assign`: `(texts, positions - 1)`.
+        """Flat ids of texts at the learned positions, as `model.assign`: `(texts, learned positions)`.
 
         Texts longer than the model takes are cut, with a warning.
         """
-        model, tokenizer = self.load_model()
+        model, _ = self.load_model()
         texts = list(texts)
-        ids = []
-        training = model.training
+        if not texts:
+            return torch.empty(0, len(self.codebook_sizes), dtype=torch.long)
+        return self._read(texts, batch_size, lambda inputs, _: model.assign(**inputs))
+
+    def _read(self, texts: list[str], batch_size: int, function: Callable) -> torch.Tensor:
+        """Rows of `function(inputs, part)` for every batch of texts, `part` of them, in evaluation mode."""
+        model, tokenizer = self.load_model()
+        rows, training = [], model.training
         model.eval()
-        for start in range(0, len(texts), batch_size):
+        for part in (slice(start, start + batch_size) for start in range(0, len(texts), batch_size)):
             # Not cut by the tokenizer: the model does it, and says so.
-            inputs = tokenizer(texts[start : start + batch_size], padding=True, return_tensors="pt").to(model.device)
-            ids.append(model.assign(inputs["input_ids"], inputs["attention_mask"]).cpu())
+            inputs = tokenizer(texts[part], padding=True, return_tensors="pt").to(model.device)
+            rows.append(function({name: inputs[name] for name in ("input_ids", "attention_mask")}, part).cpu())
         model.train(training)
-        return torch.cat(ids) if ids else torch.empty(0, len(self.position_sizes) - 1, dtype=torch.long)
+        return torch.cat(rows)
 
     def add(self, documents: Iterable[dict], batch_size: int = 64) -> torch.LongTensor:
         """Adds documents `{"id": ..., "text": ...}`; no other ID changes.
+
+        Without a disambiguation position, a document whose learned codes are taken gets the most likely free code at
+        the last position; the lowest id chooses first.
 
         Returns:
             their flat ids `(documents, positions)`.
 
         Raises:
-            ValueError: an id that is there already, or a group with no room left.
+            ValueError: an id that is there already, or a group or prefix with no room left.
         """
         documents = list(documents)
         new_ids = [document["id"] for document in documents]
@@ -248,24 +269,69 @@ class SemanticIndex:
             return torch.empty(0, len(self.position_sizes), dtype=torch.long)
         new_ids = check_ids(new_ids)
         check_kind([*new_ids, *self.ids.numbered[:1]])
-        learned = self.encode([document["text"] for document in documents], batch_size)
-        numbers = self._free_numbers(learned, new_ids)
-        codes = np.column_stack([learned.numpy() - self._offsets[:-1], numbers])
-        check_room(int(numbers.max()) + 1, self.position_sizes[-1])
+        texts = [document["text"] for document in documents]
+        codes = self.encode(texts, batch_size).numpy() - self._offsets[: len(self.codebook_sizes)]
+        if self.has_disambiguation:
+            codes = np.column_stack([codes, self._free_numbers(codes, new_ids)])
+            check_room(int(codes[:, -1].max()) + 1, self.position_sizes[-1])
+        else:
+            codes[:, -1] = self._free_codes(codes, new_ids, texts, batch_size)
         sequences = torch.from_numpy(codes + self._offsets)
         self._append(codes)
         self.tree.add(sequences)
         self.ids.add(new_ids)
         return sequences
 
-    def _free_numbers(self, learned: torch.LongTensor, new_ids: list) -> np.ndarray:
-        """Disambiguation codes `(documents,)` for new documents with `learned` flat ids: the least that are free."""
-        tree, level = self.tree.snapshot(), learned.shape[1]
-        groups, group_of = torch.unique(learned, dim=0, return_inverse=True)
-        rows, flat, _ = tree.expand(tree.walk(groups), level)
+    def _taken(self, prefixes: np.ndarray) -> tuple[list[set], np.ndarray]:
+        """Codes at the last position that documents have, for each different one of `prefixes` `(n, positions - 1)`
+        in order, and which of these is whose `(n,)`."""
+        tree, level = self.tree.snapshot(), len(self.position_sizes) - 1
+        groups, group_of = np.zeros((1, 0), dtype=np.int64), np.zeros(len(prefixes), dtype=np.int64)
+        if level:
+            groups, group_of = np.unique(prefixes, axis=0, return_inverse=True)
+        rows, flat, _ = tree.expand(tree.walk(torch.from_numpy(groups + self._offsets[:-1])), level)
         taken: list[set] = [set() for _ in groups]
         for row, code in zip(rows.tolist(), (flat - int(self._offsets[-1])).tolist(), strict=True):
             taken[row].add(code)
+        return taken, group_of.reshape(-1)
+
+    def _free_codes(self, codes: np.ndarray, new_ids: list, texts: list[str], batch_size: int) -> np.ndarray:
+        """Last codes `(documents,)` for new documents with learned `codes`: theirs, or the most likely free ones."""
+        taken, group_of = self._taken(codes[:, :-1])
+        check_free(taken, group_of, codes, self.position_sizes[-1])
+        wanted = [set(used) for used in taken]
+        crowded = np.zeros(len(taken), dtype=bool)
+        for group, code in zip(group_of.tolist(), codes[:, -1].tolist(), strict=True):
+            crowded[group] |= code in wanted[group]
+            wanted[group].add(code)
+        last = codes[:, -1].copy()
+        rows = np.flatnonzero(crowded[group_of])
+        if not len(rows):
+            return last
+        scores = self._last_logits([texts[row] for row in rows], codes[rows, :-1], batch_size)
+        for i in np.argsort(np.asarray([new_ids[row] for row in rows]), kind="stable"):
+            used = taken[group_of[rows[i]]]
+            if int(last[rows[i]]) in used:
+                scores[i, list(used)] = -np.inf
+                last[rows[i]] = scores[i].argmax()
+            used.add(int(last[rows[i]]))
+        return last
+
+    @torch.no_grad()
+    def _last_logits(self, texts: list[str], prefixes: np.ndarray, batch_size: int) -> np.ndarray:
+        """The model's logits `(texts, codes)` at the last position after codes `(texts, positions - 1)`."""
+        model, _ = self.load_model()
+        ids = torch.from_numpy(prefixes + self._offsets[:-1])
+        ids = torch.nn.functional.pad(ids, (1, 0), value=model.config.decoder_start_token_id)
+
+        def logits(inputs: dict, part: slice) -> torch.Tensor:
+            return model(**inputs, decoder_input_ids=ids[part].to(model.device)).code_logits[-1].float()
+
+        return self._read(texts, batch_size, logits).numpy()
+
+    def _free_numbers(self, codes: np.ndarray, new_ids: list) -> np.ndarray:
+        """Disambiguation codes `(documents,)` for new documents with learned `codes`: the least that are free."""
+        taken, group_of = self._taken(codes)
         numbers = np.zeros(len(new_ids), dtype=np.int64)
         for i in np.argsort(np.asarray(new_ids), kind="stable"):
             used = taken[group_of[i]]
@@ -302,8 +368,9 @@ class SemanticIndex:
         """Gives the last position room for `num_codes`, as `model.resize_disambiguation` does; no ID changes.
 
         Raises:
-            ValueError: less room than there is.
+            ValueError: less room than there is, or no such position.
         """
+        check_disambiguation(self.has_disambiguation)
         if num_codes < self.position_sizes[-1]:
             raise ValueError(
                 f"The last position has room for {self.position_sizes[-1]} codes; it cannot shrink to {num_codes}."
@@ -318,7 +385,8 @@ class SemanticIndex:
         table = pyarrow.table(
             {"id": self.document_ids, "codes": self.codes.tolist(), "semantic_id": self.semantic_ids}
         )
-        table = table.replace_schema_metadata({"position_sizes": json.dumps(self.position_sizes)})
+        shape = {"position_sizes": self.position_sizes, "has_disambiguation": self.has_disambiguation}
+        table = table.replace_schema_metadata({name: json.dumps(value) for name, value in shape.items()})
         with atomic_path(folder / IDS_NAME) as temporary:
             pyarrow.parquet.write_table(table, temporary)
         if (folder / MANIFEST_NAME).exists():
@@ -343,7 +411,8 @@ class SemanticIndex:
             table = pyarrow.parquet.read_table(path, columns=["id", "codes"])
             sizes = json.loads(table.schema.metadata[b"position_sizes"])
             codes = np.array(table["codes"].to_pylist(), dtype=np.int64)
-            index = cls(table["id"].to_pylist(), codes, sizes)
+            has_disambiguation = json.loads(table.schema.metadata.get(b"has_disambiguation", b"true"))
+            index = cls(table["id"].to_pylist(), codes, sizes, has_disambiguation)
         except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise CorruptedFolderError(f"{path} is not a table of semantic IDs: {error}") from error
         index.name_or_path, index.hub_kwargs = str(name_or_path), hub_kwargs
@@ -356,58 +425,3 @@ class SemanticIndex:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return upload_folder(folder, repo_id, private=private, token=token, **kwargs)
-
-
-def check_ids(document_ids: Sequence) -> list:
-    """The ids as a list, once they are known to be unique and of one kind.
-
-    Raises:
-        ValueError: none at all, duplicates, or anything but all integers or all strings.
-    """
-    ids = document_ids.tolist() if isinstance(document_ids, np.ndarray | torch.Tensor) else list(document_ids)
-    ids = [i.item() if isinstance(i, np.generic) else i for i in ids]
-    if not ids:
-        raise ValueError("There are no documents; an index holds at least one.")
-    check_kind(ids)
-    if len(set(ids)) < len(ids):
-        seen: set = set()
-        repeated = list(dict.fromkeys(i for i in ids if i in seen or seen.add(i)))
-        raise ValueError(f"{len(repeated)} document ids occur more than once: {repeated[:5]}. Make them unique.")
-    return ids
-
-
-def check_kind(ids: list) -> None:
-    """Raises ValueError for ids that are not all integers or all strings."""
-    if not (all(type(i) is int for i in ids) or all(type(i) is str for i in ids)):
-        raise ValueError(
-            f"Document ids must be all integers or all strings, got {sorted({type(i).__name__ for i in ids})}."
-        )
-
-
-def check_codes(codes: np.ndarray, document_ids: list, position_sizes: Sequence[int]) -> np.ndarray:
-    """The codes `(N, positions)`, once they are known to fit their positions.
-
-    Raises:
-        ValueError: another shape, a code outside its codebook, or a group larger than the room of the last position.
-    """
-    if codes.shape != (len(document_ids), len(position_sizes)):
-        raise ValueError(f"Expected codes of shape {(len(document_ids), len(position_sizes))}, got {codes.shape}.")
-    sizes = np.asarray(position_sizes)
-    outside = codes < 0
-    outside[:, :-1] |= codes[:, :-1] >= sizes[:-1]
-    if outside.any():
-        row = int(outside.any(axis=1).argmax())
-        raise ValueError(
-            f"Document {document_ids[row]!r} has the codes {codes[row].tolist()}; the sizes are {sizes.tolist()}."
-        )
-    check_room(int(codes[:, -1].max()) + 1, sizes[-1])
-    return codes
-
-
-def check_room(documents: int, room: int) -> None:
-    """Raises ValueError when a group of documents outgrows the room of the last position."""
-    if documents > room:
-        raise ValueError(
-            f"{documents} documents share their learned codes, the last position has room for {room}: call "
-            f"model.resize_disambiguation({documents}) or more, and the same of the index if there is one."
-        )

@@ -130,6 +130,34 @@ def first_step(trainer: SemanticIDTrainer) -> tuple[dict[str, torch.Tensor], dic
     return gradients.found, {name: logged[name] for name in ("loss", "reconstruction", "contrastive", "commitment")}
 
 
+def steps_with_additions(output_dir: Path | str, batch_size: int) -> dict:
+    """Six steps of a discrete stage with all that looks at the documents of all processes: balanced codes, a pull
+    towards the start, codes that follow their documents or start again. What came of it, the same on every process.
+
+    Args:
+        output_dir: of the run.
+        batch_size: documents per process.
+    """
+    trainer = at_second_position(
+        output_dir, model=tiny_indexer(codebook_sizes=[6, 8]).double(), per_device_train_batch_size=batch_size,
+        max_steps=6, code_choice="balanced", choice_weight=0.5, anchor_weights=[1.0], anchor_lexical_weight=0.5,
+        contrastive_views="neighbours", ema_decay=0.6, restart_threshold=0.9,
+    )  # fmt: skip
+    trainer.state_of_run.root.mkdir(parents=True, exist_ok=True)
+    trainer.look_at_the_start()
+    trainer.prepare_stage(trainer.stage)
+    observe, apply, codes, restarts = trainer.updates.observe, trainer.updates.apply, [], []
+    trainer.updates.observe = lambda hidden, chosen: (codes.append(chosen.clone()), observe(hidden, chosen))
+    trainer.updates.apply = lambda step: restarts.append(apply(step))
+    gradients, losses = first_step(trainer)
+    return {
+        "anchors": torch.from_numpy(trainer.documents.anchors), "codes": torch.stack(codes), "restarts": restarts,
+        "codebook": trainer.unwrap().codebooks.learned[1].weight.detach().clone(), "gradients": gradients,
+        "losses": losses | {name: trainer.state.log_history[0][name] for name in ("anchor", "choice")},
+        "sizes": trainer.updates.size,
+    }  # fmt: skip
+
+
 def epoch_documents(trainer: SemanticIDTrainer, epoch: int) -> list[tuple[int, int]]:
     """Row and weight of every document that this process gets in an epoch, from the loader that it trains with."""
     loader = trainer.get_train_dataloader()

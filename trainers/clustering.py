@@ -1,6 +1,6 @@
 """k-means over the corpus's hidden states: a codebook to start from, and the codes that codebook itself assigns."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -43,18 +43,33 @@ def kmeans(
         ValueError: fewer vectors, or fewer vectors that can be told apart, than clusters; a vector that is not finite;
             fewer than two clusters; an unknown similarity.
     """
+
+    def train(points: np.ndarray, spherical: bool) -> np.ndarray:
+        return _train(points, num_clusters, spherical, seed, iterations, restarts)
+
+    return cluster(vectors, num_clusters, similarity, train)
+
+
+def cluster(
+    vectors: np.ndarray, num_clusters: int, similarity: str, find: Callable[[np.ndarray, bool], np.ndarray]
+) -> Clustering:
+    """Clusters from the centroids that any method finds, by the similarity that later assigns the codes.
+
+    Args:
+        vectors, num_clusters, similarity: see [`kmeans`].
+        find: of points `(N, D)` and whether they are directions, to centroids `(K, D)`.
+    """
     if similarity not in ("cosine", "dot", "euclidean"):
         raise ValueError(f"similarity is one of cosine, dot and euclidean, not {similarity!r}")
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     _check(vectors, num_clusters)
     if similarity == "euclidean":
         _check_distinct(vectors, num_clusters)
-        centroids = _train(vectors, num_clusters, False, seed, iterations, restarts)
-        return _fill(vectors, centroids, None)
+        return _fill(vectors, find(vectors, False), None)
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     directions = np.divide(vectors, norms[:, None], where=norms[:, None] > 0, out=np.zeros_like(vectors))
     _check_distinct((direction for direction, norm in zip(directions, norms, strict=True) if norm), num_clusters)
-    centroids = _train(directions, num_clusters, True, seed, iterations, restarts)
+    centroids = find(directions, True)
     # Directions that cancel out leave a centroid without one; any will do, for it is moved if nothing prefers it.
     centroids[~centroids.any(axis=1)] = directions[np.argmax(norms)]
     return _fill(vectors, _on_norm(centroids, norms.mean()), norms)

@@ -1,16 +1,21 @@
-"""Whether a corpus can be indexed with a model."""
+"""Whether a corpus can be indexed with a model and the settings of a run."""
+
+import math
 
 import datasets
 
-from modeling_lmindexer import LMIndexerForSemanticID
-from modeling_lmindexer.semantic_index import check_ids
+from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
+from modeling_lmindexer.index_rules import check_ids
+
+from .micro_clusters import MOST_POINTS
+from .training_args import SemanticIDTrainingArguments
 
 
 class UnusableCorpusError(ValueError):
-    """A corpus, or a model, that no IDs can be learned with; the message says why and what to do."""
+    """A corpus, a model or settings that no IDs can be learned with; the message says why and what to do."""
 
 
-def check_corpus(corpus: datasets.Dataset, model: LMIndexerForSemanticID) -> None:
+def check_corpus(corpus: datasets.Dataset, model: LMIndexerForSemanticID, args: SemanticIDTrainingArguments) -> None:
     """Raises UnusableCorpusError when a corpus cannot be indexed with this model, saying why and what to do."""
     missing = {"id", "text"} - set(corpus.column_names)
     if missing:
@@ -36,4 +41,44 @@ def check_corpus(corpus: datasets.Dataset, model: LMIndexerForSemanticID) -> Non
     if model.reconstructor is None:
         raise UnusableCorpusError(
             "The model has no reconstructor: load it with num_reconstructor_layers=1 to learn IDs."
+        )
+    check_collisions(len(corpus), model.config, args)
+    check_options(len(corpus), model.config, args)
+
+
+def check_collisions(num_documents: int, config: LMIndexerConfig, args: SemanticIDTrainingArguments) -> None:
+    """Raises UnusableCorpusError where documents could not all get an ID at the end of a run."""
+    sizes = config.codebook_sizes
+    if args.collisions == "reassign" and num_documents > math.prod(sizes):
+        raise UnusableCorpusError(
+            f"{num_documents:,} documents, and codebooks of {' x '.join(map(str, sizes))} codes make only "
+            f"{math.prod(sizes):,} IDs without a last position: take larger codebooks, one more position, or "
+            "collisions='counter'."
+        )
+    if args.collisions == "counter" and not config.has_disambiguation:
+        raise UnusableCorpusError(
+            "collisions='counter' counts at a last position, which the model lacks: give it one with "
+            "num_disambiguation_codes, or set collisions='reassign'."
+        )
+
+
+def check_options(num_documents: int, config: LMIndexerConfig, args: SemanticIDTrainingArguments) -> None:
+    """Raises UnusableCorpusError for options that would fail after hours, when their stage comes."""
+    for position in range(config.num_learned_positions):
+        method = args.codebook_init_at(position)
+        clusters = {"ward": 1.0, "micro": args.micro_share}.get(method, 0.0) * num_documents
+        if clusters > MOST_POINTS:
+            way_out = "codebook_init to 'micro' and " if method == "ward" else ""
+            raise UnusableCorpusError(
+                f"{method!r} codebooks compare all pairs of {clusters:,.0f} clusters; at most {MOST_POINTS:,} fit: "
+                f"set {way_out}micro_share to {MOST_POINTS / num_documents:.2g} or less."
+            )
+    if args.code_choice == "expectation" and config.reconstruction_target != "words":
+        raise UnusableCorpusError(
+            "code_choice='expectation' weighs bags of words, and the model predicts tokens one by one: give it "
+            "reconstruction_target='words'."
+        )
+    if args.needs_neighbours and args.num_neighbours >= num_documents:
+        raise UnusableCorpusError(
+            f"{num_documents} documents have no {args.num_neighbours} neighbours each: set num_neighbours lower."
         )

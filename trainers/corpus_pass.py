@@ -25,11 +25,12 @@ class CorpusPass:
         collator: IndexingCollator,
         args: SemanticIDTrainingArguments,
         title: str,
+        quiet: bool = False,
     ):
         self.model, self.documents, self.collator, self.title = model, documents, collator, title
         self.batch_size = args.per_device_eval_batch_size
         self.rank, self.world_size = args.process_index, args.world_size
-        self.quiet = args.disable_tqdm or self.rank > 0
+        self.quiet = quiet or args.disable_tqdm or self.rank > 0
 
     def batches(self, rows: np.ndarray, title: str, shared: bool = True) -> Iterator[tuple[np.ndarray, dict]]:
         """Rows and inputs of this process's share of `rows`, or of all of them."""
@@ -40,27 +41,32 @@ class CorpusPass:
             batch = self.collator(items)
             yield chunk, {name: value.to(self.model.device) for name, value in batch.items()}
 
-    def by_length(self) -> np.ndarray:
+    def by_length(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Row numbers, longest documents first: a batch that does not fit into memory fails at once."""
-        return np.argsort(-self.documents.lengths, kind="stable")
+        rows = np.arange(len(self.documents)) if rows is None else rows
+        return rows[np.argsort(-self.documents.lengths[rows], kind="stable")]
 
     @torch.no_grad()
-    def hidden_states(self) -> tuple[np.ndarray, np.ndarray]:
+    def hidden_states(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """`h^t` `(N, hidden)` after each document's codes so far, and the model's own prediction of those codes.
+
+        Args:
+            rows: sorted row numbers `(N,)` of the documents; default: all.
 
         Returns:
             float32 `(N, hidden)` and int64 `(N, positions so far)`, the same on every process.
         """
-        config = self.model.config
+        rows = np.arange(len(self.documents)) if rows is None else rows
         depth = self.documents.codes.shape[1]
-        hidden = torch.zeros(len(self.documents), config.hidden_size)
-        predicted = torch.zeros(len(self.documents), depth, dtype=torch.long)
-        for rows, batch in self.batches(self.by_length(), "codes"):
+        hidden = torch.zeros(len(rows), self.model.config.hidden_size)
+        predicted = torch.zeros(len(rows), depth, dtype=torch.long)
+        for chunk, batch in self.batches(self.by_length(rows), "codes"):
             states, mask = self.states(batch)
             decoded = self.model.decode(batch["decoder_input_ids"], states, mask)[0]
-            hidden[rows] = decoded[:, -1].float().cpu()
+            places = np.searchsorted(rows, chunk)
+            hidden[places] = decoded[:, -1].float().cpu()
             for t in range(depth):
-                predicted[rows, t] = self.model.codebooks.logits(decoded[:, t], t).argmax(-1).cpu()
+                predicted[places, t] = self.model.codebooks.logits(decoded[:, t], t).argmax(-1).cpu()
         return self.combine(hidden).numpy(), self.combine(predicted).numpy()
 
     @torch.no_grad()

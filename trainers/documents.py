@@ -4,6 +4,7 @@ import hashlib
 import zlib
 from dataclasses import dataclass
 
+import datasets
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -43,10 +44,28 @@ class IndexingDataset(torch.utils.data.Dataset):
         offsets: `(N + 1,)`, where each document starts in `tokens`.
         codes: `(N, positions)`, learned codes assigned so far.
         hint_ratio: share of tokens that stays visible in the current stage.
+        views: `crops` or `neighbours`, where items carry another view of their document.
         encoder_states: states of a frozen encoder, computed once.
+        anchors: the embeddings that documents start with `(N, dimensions)`.
+        neighbours: the nearest documents of each by these `(N, number)`.
+
+    Args:
+        ids, texts: of the documents.
+        tokenizer: of the model.
+        max_length: tokens read of a text.
+        seed: of hints and views.
+        excluded_texts: one text per document, such as its brand, whose tokens are not reconstructed in it.
     """
 
-    def __init__(self, ids: list, texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int):
+    def __init__(
+        self,
+        ids: list,
+        texts: list[str],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        seed: int,
+        excluded_texts: list[str] | None = None,
+    ):
         self.ids = ids
         # Special tokens carry nothing to reconstruct, and are no hint.
         self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
@@ -60,13 +79,34 @@ class IndexingDataset(torch.utils.data.Dataset):
         self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in encoded])])
         self.tokens = np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded])
         self.is_special = np.isin(self.tokens, self.special_ids)
+        self.is_excluded = self.is_special | self.occurrences(excluded_texts, tokenizer)
         self.digests = [zlib.crc32(str(document).encode()) for document in ids]
         self.seed = seed
         self.codes = np.empty((len(ids), 0), dtype=np.int64)
         self.hint_ratio = 0.0
         self.target_weights: TargetWeights | None = None
-        self.crops = False
+        self.views: str | None = None
         self.encoder_states: EncoderStates | None = None
+        self.anchors: np.ndarray | None = None
+        self.neighbours: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls, corpus: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int
+    ) -> "IndexingDataset":
+        """The documents of a corpus with the columns `id`, `text` and, if some words are not targets, `excluded`."""
+        excluded = list(corpus["excluded"]) if "excluded" in corpus.column_names else None
+        return cls(list(corpus["id"]), list(corpus["text"]), tokenizer, max_length, seed, excluded)
+
+    def occurrences(self, texts: list[str] | None, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+        """Which tokens of all documents occur in the text that goes with their document, `(all tokens,)` bool."""
+        found = np.zeros(len(self.tokens), dtype=bool)
+        if texts is not None:
+            encoded = tokenizer([text or "" for text in texts], add_special_tokens=False)["input_ids"]
+            for row, own in enumerate(encoded):
+                span = slice(self.offsets[row], self.offsets[row + 1])
+                found[span] = np.isin(self.tokens[span], np.asarray(own, dtype=np.int64))
+        return found
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,10 +117,10 @@ class IndexingDataset(torch.utils.data.Dataset):
         return np.diff(self.offsets)
 
     def digest(self) -> str:
-        """Hash of ids and tokens: two runs over the same corpus have the same."""
+        """Hash of ids, tokens and what of them is left out: two runs over the same corpus have the same."""
         sha = hashlib.sha256(repr(self.ids).encode())
-        sha.update(self.tokens.tobytes())
-        sha.update(self.offsets.tobytes())
+        for values in (self.tokens, self.offsets, self.is_excluded):
+            sha.update(values.tobytes())
         return sha.hexdigest()
 
     def prefix_groups(self) -> np.ndarray:
@@ -126,10 +166,16 @@ class IndexingDataset(torch.utils.data.Dataset):
         random = np.random.default_rng([self.seed, epoch, self.digests[index]])
         item = {"index": index, "weight": weight, "input_ids": tokens}
         item["hint_mask"] = self.draw_hints(special, random)
-        item["target_weights"] = self.weigh_targets(tokens, special | item["hint_mask"])
-        if self.crops:
+        item["target_weights"] = self.weigh_targets(tokens, self.is_excluded[span] | item["hint_mask"])
+        if self.views == "crops":
             item["crops"] = [crop(tokens, random) for _ in range(2)]
+        elif self.views == "neighbours":
+            item["neighbour"] = int(random.choice(self.neighbours[index]))
         return item
+
+    def tokens_of(self, row: int) -> np.ndarray:
+        """Token ids of a document `(tokens,)`."""
+        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
 
     def draw_hints(self, special: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Which tokens stay visible, `(tokens,)` bool: a random part; at least one token stays hidden."""
@@ -168,7 +214,7 @@ def pad(rows: list[np.ndarray], value: float = 0) -> torch.Tensor:
 
 @dataclass
 class IndexingCollator:
-    """Makes the model's inputs of documents, and what the trainer needs beside them (`documents`, `groups`, `counts`).
+    """Makes the model's inputs of documents, and what the trainer needs beside them; see [`trainers.objective.Batch`].
 
     Attributes:
         dataset: where codes and encoder states come from.
@@ -198,13 +244,28 @@ class IndexingCollator:
         if self.with_prefix:
             batch["decoder_input_ids"] = self.prefixes(rows)
             if "crops" in items[0]:
-                views = [part.astype(np.int64) for item in items for part in item["crops"]]
-                masks = [np.ones(len(part), dtype=np.int64) for part in views]
-                batch["view_input_ids"] = pad(views, self.pad_token_id).unflatten(0, (-1, 2))
-                batch["view_attention_mask"] = pad(masks).unflatten(0, (-1, 2))
+                views = self.view([part for item in items for part in item["crops"]])
+                batch |= {name: value.unflatten(0, (-1, 2)) for name, value in views.items()}
             if self.dataset.encoder_states is not None:
                 batch["encoder_outputs"] = self.dataset.encoder_states.batch(rows, max(lengths))
+            if "neighbour" in items[0]:
+                batch |= self.neighbours(np.array([item["neighbour"] for item in items]))
+            if self.dataset.anchors is not None:
+                batch["anchors"] = torch.from_numpy(self.dataset.anchors[rows])
         return batch
+
+    def view(self, parts: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Other texts for the contrastive loss, as the model takes them."""
+        views = {"view_input_ids": pad([part.astype(np.int64) for part in parts], self.pad_token_id)}
+        return views | {"view_attention_mask": pad([np.ones(len(part), dtype=np.int64) for part in parts])}
+
+    def neighbours(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """Whole documents `(batch,)` as views, with their encoder states where these are kept, and their numbers."""
+        views = self.view([self.dataset.tokens_of(row) for row in rows])
+        if self.dataset.encoder_states is not None:
+            length = views["view_input_ids"].shape[1]
+            views["view_encoder_outputs"] = self.dataset.encoder_states.batch(rows, length)
+        return views | {"viewed": torch.from_numpy(rows)}
 
     def prefixes(self, rows: np.ndarray) -> torch.Tensor:
         """Decoder inputs `(batch, positions)`: the start id and the flat ids of the codes so far."""

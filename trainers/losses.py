@@ -1,4 +1,4 @@
-"""The three losses of a position (Eq. 8, 9 and 10), one value per document: `(batch,)`.
+"""The three losses of a position (Eq. 8, 9 and 10) and two additions, one value per document: `(batch,)`.
 
 The trainer sums them over the documents of the global batch and divides by their number, so that no loss depends on
 how a batch is split over processes and accumulation steps.
@@ -21,8 +21,7 @@ def reconstruction_loss(output: ReconstructionOutput, num_documents: int, reduct
     Returns:
         `(documents,)`; 0 for a document without hidden tokens.
     """
-    # Cross-entropy in float32, as everywhere in transformers: half precision cannot add up 30,000 exponentials.
-    logits = output.logits if output.logits.dtype == torch.float64 else output.logits.float()
+    logits = as_precise(output.logits)
     if output.targets.is_floating_point():
         terms = -(output.targets * logits.log_softmax(-1)).sum(-1)
     else:
@@ -73,8 +72,51 @@ def commitment_loss(code_logits: tuple[torch.Tensor, ...], codes: torch.Tensor) 
     Returns:
         `(batch,)`; 0 at the first position.
     """
-    terms = [
-        F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), codes[:, j], reduction="none")
-        for j, logits in enumerate(code_logits[: codes.shape[1]])
-    ]
+    terms = [choice_loss(logits, codes[:, j]) for j, logits in enumerate(code_logits[: codes.shape[1]])]
     return torch.stack(terms).sum(0) if terms else torch.zeros(len(codes), device=codes.device)
+
+
+def choice_loss(code_logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """`-log P(c | d)` of the code `(batch,)` that a document stands for, from `(batch, codes)`: `(batch,)`.
+
+    The M-step of an expectation target; not in the paper.
+    """
+    return F.cross_entropy(as_precise(code_logits), codes, reduction="none")
+
+
+def anchor_loss(
+    hidden: torch.Tensor,
+    anchors: torch.Tensor,
+    all_hidden: torch.Tensor,
+    all_anchors: torch.Tensor,
+    is_other: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """States are to be as near to each other as the embeddings that the documents started with; not in the paper.
+
+    The divergence `KL(p || q)` of two distributions over the other documents of the global batch: softmax of the
+    cosines of the anchors, and of the states. A pull on similarities leaves the states free to turn.
+
+    Args:
+        hidden: `h^t` of the batch, `(batch, hidden)`.
+        anchors: `(batch, dimensions)`.
+        all_hidden, all_anchors: those of the global batch, `(candidates, ...)`.
+        is_other: `(batch, candidates)`, true for other documents.
+        temperature: divides the cosines.
+
+    Returns:
+        `(batch,)`; 0, without gradient, for a document without any other.
+    """
+
+    def log_similarities(rows, others):
+        scores = F.normalize(rows, dim=-1) @ F.normalize(others, dim=-1).T / temperature
+        return as_precise(scores).masked_fill(~is_other, torch.finfo(scores.dtype).min).log_softmax(-1)
+
+    target, found = log_similarities(anchors, all_anchors), log_similarities(hidden, all_hidden)
+    terms = torch.where(is_other, target.exp() * (target - found), 0)
+    return terms.sum(-1)
+
+
+def as_precise(logits: torch.Tensor) -> torch.Tensor:
+    """In float32 at least: half precision cannot add up many exponentials."""
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,9 +1,10 @@
-"""Figures of a model folder: the losses of every stage, and how evenly the codes are used."""
+"""Figures of a model folder: losses of every stage, use of the codes, documents per ID, categories under codes."""
 
 from pathlib import Path
 
 import numpy as np
 
+from metrics.semantic_id_quality import Density, collision_density
 from modeling_lmindexer.folder import atomic_path
 
 
@@ -13,7 +14,8 @@ def save_plots(
     codes: np.ndarray,
     categories: list[list[str]] | None,
 ) -> list[str]:
-    """Writes `figures/codes.png`, `figures/losses.png` of stages that trained, `figures/categories.png` of categories.
+    """Writes `figures/codes.png`, `figures/density.png`, `figures/losses.png` of stages that trained, and
+    `figures/categories.png` of categories.
 
     Args:
         folder: the model folder.
@@ -41,6 +43,20 @@ def save_plots(
         axes[0, 0].set_ylabel("loss", fontsize=8)
         names.append(save(figure, folder, "losses.png"))
 
+    names.append(save(plot_codes(codes), folder, "codes.png"))
+    figure, axis = pyplot.subplots(figsize=(4.2, 2.8))
+    plot_density(axis, collision_density(codes), colour="#2a6f97")
+    names.append(save(figure, folder, "density.png"))
+    if categories is not None and any(categories):
+        paths = [path or [] for path in categories]
+        names.append(save(plot_categories(codes[:, 0], paths), folder, "categories.png"))
+    return names
+
+
+def plot_codes(codes: np.ndarray):
+    """How many documents have each code, for every position of `(N, positions)`."""
+    from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(1, codes.shape[1], figsize=(3.6 * codes.shape[1], 2.8), squeeze=False)
     for position, axis in enumerate(axes[0]):
         sizes = np.sort(np.bincount(codes[:, position]))[::-1]
@@ -49,11 +65,24 @@ def save_plots(
         axis.set_xlabel("codes, most frequent first", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0, 0].set_ylabel("documents", fontsize=8)
-    names.append(save(figure, folder, "codes.png"))
-    if categories is not None and any(categories):
-        paths = [path or [] for path in categories]
-        names.append(save(plot_categories(codes[:, 0], paths), folder, "categories.png"))
-    return names
+    return figure
+
+
+def plot_density(axis, density: Density, *, colour: str, label: str | None = None) -> None:
+    """How many documents share their learned codes: the share of the IDs with so many (the paper's Fig. 6).
+
+    Args:
+        axis: of matplotlib, drawn on.
+        density: see [`collision_density`].
+        colour, label: of the line.
+    """
+    shares = density.ids / density.ids.sum()
+    axis.plot(density.size, shares, marker="o", markersize=3, linewidth=1.2, color=colour, label=label)
+    axis.set_yscale("log")
+    axis.set_xlabel("documents that share all learned codes", fontsize=8)
+    axis.set_ylabel("share of the IDs", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.3)
 
 
 def plot_categories(codes: np.ndarray, categories: list[list[str]], number: int = 14, width: int = 4):

@@ -39,7 +39,7 @@ class StageProgress(TrainerCallback):
         self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        names = ("loss", "reconstruction", "contrastive", "commitment")
+        names = ("loss", "reconstruction", "contrastive", "commitment", "anchor", "choice")
         shown = {name: f"{logs[name]:.3f}" for name in names if name in (logs or {})}
         if self.bar is not None and shown:
             self.bar.set_postfix(shown, refresh=False)

@@ -11,7 +11,7 @@ from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
 
 from .figures import code_figures
 from .progress import progress_bar
-from .rivals import random_codes, tfidf_kmeans_codes
+from .rivals import distinct_random_codes, random_codes, tfidf_kmeans_codes
 
 logger = logging.get_logger(__name__)
 
@@ -41,16 +41,18 @@ def compare_codes(codes: np.ndarray, texts: list[str], categories: list | None, 
     except ValueError as error:  # texts that it finds no words in, or too few different ones
         logger.warning(f"There are no codes of {METHODS['tfidf_kmeans']} to compare with: {error}")
     methods["random"] = random_codes(len(codes), sizes, seed)
-    report = {}
-    for name, rows in methods.items():
-        shared = collisions(rows)
-        report[name] = {
-            "positions": [code_figures(rows[:, :t], rows[:, t], categories) for t in range(rows.shape[1])],
-            "sharing": shared.sharing,
-            "crowded": shared.crowded,
-            "largest_group": shared.largest,
-        }
-    return report
+    return {name: describe_codes(rows, categories) for name, rows in methods.items()}
+
+
+def describe_codes(codes: np.ndarray, categories: list | None) -> dict:
+    """Figures of codes `(N, positions)`, per position and of the whole."""
+    shared = collisions(codes)
+    return {
+        "positions": [code_figures(codes[:, :t], codes[:, t], categories) for t in range(codes.shape[1])],
+        "sharing": shared.sharing,
+        "crowded": shared.crowded,
+        "largest_group": shared.largest,
+    }
 
 
 @torch.no_grad()
@@ -77,19 +79,26 @@ def find_rate(
 
 def query_figures(model, tokenizer, index: SemanticIndex, queries: Queries, seed: int, quiet: bool = False) -> dict:
     """Recall@10 of queries with the learned IDs, and with random IDs of the same shape, what chance would find."""
-    codes = random_codes(len(index), index.position_sizes[:-1], seed)
-    # Random codes collide in other groups; the last position gets the room that they need.
-    groups = np.unique(codes, axis=0, return_counts=True)[1]
-    if groups.max() > index.position_sizes[-1]:
-        random = None
-    else:
-        random = SemanticIndex.from_codes(index.document_ids, codes, index.position_sizes)
+    random = random_index(index, seed)
     return {
         "queries": len(queries.texts),
         "recall_at_10": find_rate(model, tokenizer, index, queries, quiet=quiet),
         "recall_at_10_random_ids": find_rate(model, tokenizer, random, queries, quiet=quiet) if random else None,
         "recall_at_10_by_chance": min(1.0, 10 / len(index)),
     }
+
+
+def random_index(index: SemanticIndex, seed: int) -> SemanticIndex | None:
+    """The documents of an index with random IDs of the same shape; `None` where these share their learned codes more
+    often than the last position can count."""
+    sizes = index.codebook_sizes
+    if not index.has_disambiguation:
+        codes = distinct_random_codes(len(index), sizes, seed)
+        return SemanticIndex.from_codes(index.document_ids, codes, sizes, has_disambiguation=False)
+    codes = random_codes(len(index), sizes, seed)
+    if np.unique(codes, axis=0, return_counts=True)[1].max() > index.position_sizes[-1]:
+        return None
+    return SemanticIndex.from_codes(index.document_ids, codes, index.position_sizes)
 
 
 def sample_queries(ids: list, texts: list, number: int, seed: int) -> Queries:

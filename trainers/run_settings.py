@@ -3,6 +3,7 @@
 import hashlib
 
 import torch
+from torch import nn
 
 from modeling_lmindexer import LMIndexerForSemanticID
 
@@ -10,12 +11,14 @@ from .documents import IndexingDataset
 from .training_args import SemanticIDTrainingArguments
 
 RESULT_SETTINGS = (
-    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "commitment_weight", "continuous_epochs",
-    "contrastive_normalize", "contrastive_temperature", "contrastive_views", "contrastive_weights",
-    "discrete_rate_factor", "fp16",
-    "freeze_encoder", "gradient_accumulation_steps", "hint_ratios", "idf_weights", "learning_rate",
-    "lr_scheduler_type", "max_document_frequency", "max_grad_norm", "max_steps", "min_document_frequency",
-    "num_train_epochs", "optim", "rate_factors", "reconstruction_weight", "reconstructor_epochs", "reduction", "seed",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "anchor_lexical_weight", "anchor_smoothing", "anchor_temperature",
+    "anchor_weights", "balance_smoothness", "bf16", "choice_candidates", "choice_weight", "code_choice",
+    "codebook_init", "commitment_weight", "continuous_epochs", "contrastive_normalize", "contrastive_temperature",
+    "contrastive_views", "contrastive_weights", "discrete_rate_factor", "ema_decay", "fp16", "freeze_encoder",
+    "gradient_accumulation_steps", "hint_ratios", "idf_weights", "later_codebook_init", "learning_rate",
+    "likelihood_weight", "lr_scheduler_type", "max_document_frequency", "max_grad_norm", "max_steps", "micro_share",
+    "min_document_frequency", "num_neighbours", "num_train_epochs", "optim", "rate_factors", "reconstruction_weight",
+    "reconstructor_epochs", "reduction", "restart_threshold", "seed", "stage_learning_rates",
     "train_earlier_codebooks", "warmup_steps", "weight_decay",
 )  # fmt: skip
 # Entries of a configuration that a result does not depend on.
@@ -27,15 +30,20 @@ def run_settings(
 ) -> dict:
     """Settings, shape and initial weights of the model, and documents, as JSON."""
     values = {name: getattr(args, name) for name in RESULT_SETTINGS}
-    weights = hashlib.sha256()
-    for tensor in model.state_dict().values():
-        weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     config = model.config
     backbone = {f"backbone_{name}": value for name, value in config.backbone_config.to_diff_dict().items()}
     shape = {n: v for n, v in (config.to_diff_dict() | backbone).items() if not n.endswith(NO_SETTINGS)}
     return {name: getattr(value, "value", value) for name, value in values.items()} | {
         **shape,
         "documents": documents.digest(),
-        "initial_weights": weights.hexdigest(),
+        "initial_weights": digest_of_weights(model),
         "global_batch_size": args.per_device_train_batch_size * world_size,
     }
+
+
+def digest_of_weights(module: nn.Module, beside: str = "") -> str:
+    """Hash of all weights and buffers of a module, and of a text beside them."""
+    sha = hashlib.sha256(beside.encode())
+    for tensor in module.state_dict().values():
+        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()

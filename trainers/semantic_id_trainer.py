@@ -1,7 +1,6 @@
 """`SemanticIDTrainer` learns the IDs of a corpus stage by stage (Algorithm 1), and can be stopped anywhere."""
 
 import copy
-import hashlib
 from collections import defaultdict
 from itertools import islice
 from pathlib import Path
@@ -9,29 +8,30 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from accelerate.utils import broadcast
-from safetensors.torch import load_file, load_model, save_file, save_model
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
-from modeling_lmindexer.folder import atomic_path
 
+from .anchors import find_anchors
 from .assignment import check_agreement, most_likely_codes
-from .clustering import kmeans
+from .codebook_start import initialize_codebook
+from .codebook_updates import CodebookUpdates, UpdateCodebook
 from .corpus_check import check_corpus
 from .corpus_pass import CorpusPass
 from .documents import EVALUATION_EPOCH, IndexingCollator, IndexingDataset
 from .encoder_cache import EncoderStates
 from .figures import code_figures, loss_curve, prediction_figures, reconstruction_f1
-from .gather import gather_with_grad
-from .losses import commitment_loss, contrastive_loss, reconstruction_loss
+from .index_building import index_with_counter, index_without_counter
+from .objective import Batch, Objective
 from .prefix_sampler import PrefixBatchSampler
 from .progress import HintEpoch, StageProgress
-from .run_settings import run_settings
+from .reassignment import Reassignment
+from .run_settings import digest_of_weights, run_settings
 from .run_state import RunState
+from .stage_files import read_stage, write_stage
 from .stages import Stage, plan_stages, set_trainable
 from .training_args import SemanticIDTrainingArguments
 
@@ -51,11 +51,13 @@ class SemanticIDTrainer(Trainer):
     Args:
         model: with its reconstructor.
         args: settings; `args.output_dir/stages` keeps the state of the run.
-        train_dataset: columns `id`, `text`, and `category` (a list of labels, general to specific) for AMI.
+        train_dataset: columns `id`, `text`, and where they are known `category` (a list of labels, general to
+            specific) for AMI, and `excluded` (a text whose words are not reconstructed, such as the brand).
         processing_class: the tokenizer.
 
     Raises:
-        UnusableCorpusError: empty texts, duplicate ids, fewer documents than codes, no reconstructor.
+        UnusableCorpusError: empty texts, duplicate ids, fewer documents than codes, no reconstructor, settings that
+            do not fit the corpus or the model.
         ExistingRunError: (from `train`) the output folder holds a run with other settings.
     """
 
@@ -70,15 +72,9 @@ class SemanticIDTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase,
         **kwargs,
     ):
-        check_corpus(train_dataset, model)
+        check_corpus(train_dataset, model, args)
         self.run_dir = Path(args.output_dir)
-        self.documents = IndexingDataset(
-            list(train_dataset["id"]),
-            list(train_dataset["text"]),
-            processing_class,
-            model.config.max_source_length,
-            args.seed,
-        )
+        self.documents = IndexingDataset.of(train_dataset, processing_class, model.config.max_source_length, args.seed)
         self.categories = list(train_dataset["category"]) if "category" in train_dataset.column_names else None
         # Trainer would write the tokenizer's end-of-sequence id into the model's generation settings, where that
         # number is a code; so it does not get the tokenizer.
@@ -88,18 +84,22 @@ class SemanticIDTrainer(Trainer):
         # Trainer would delete the old checkpoint before the new one is known to be whole, and upload stages.
         self.num_checkpoints, own.save_total_limit, own.push_to_hub = args.save_total_limit, None, False
         super().__init__(model=model, args=own, train_dataset=self.documents, **kwargs)
-        self.progress, self.hint_epoch = StageProgress(), HintEpoch()
+        self.progress, self.hint_epoch, self.codebook_updates = StageProgress(), HintEpoch(), UpdateCodebook()
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.progress)
         self.add_callback(self.hint_epoch)
+        self.add_callback(self.codebook_updates)
         self.state_of_run = RunState(self.run_dir)
         self.stages = plan_stages(model.config.num_learned_positions, args)
         self.stage = self.stages[0]
         self.settings = args
         self.figures: dict[str, dict] = {}
         self.loss_sums: dict[str, list] = defaultdict(list)
+        self.objective, self.offsets = Objective(self.accelerator, args), model.config.position_offsets
+        self.updates: CodebookUpdates | None = None
         self.index: SemanticIndex | None = None
+        self.reassignment: Reassignment | None = None
         self.set_target_weights()
 
     # -- the run ------------------------------------------------------------------------------------------------------
@@ -116,8 +116,8 @@ class SemanticIDTrainer(Trainer):
             # All processes look, so that all are refused; the main one has deleted what was there, if asked to.
             start_over = self.args.start_over and self.args.process_index == 0
             self.state_of_run.claim(settings, start_over=start_over, go_on=self.args.go_on)
-        if self.args.freeze_encoder and any(self.state_of_run.result(stage.name) is None for stage in self.stages):
-            self.cache_encoder_states()
+        if any(self.state_of_run.result(stage.name) is None for stage in self.stages):
+            self.look_at_the_start()
         for stage in self.stages:
             self.figures[stage.name] = self.run_stage(stage)
         self.args.output_dir = str(self.run_dir)
@@ -134,16 +134,17 @@ class SemanticIDTrainer(Trainer):
             losses = {}
             if stage.epochs > 0:
                 losses = self.state_of_run.remember(stage.name, "start", lambda: self.measure_losses("start"))
-                super().train(resume_from_checkpoint=self.state_of_run.last_checkpoint(stage.name))
+                checkpoint = self.state_of_run.last_checkpoint(stage.name)
+                if checkpoint and self.updates:
+                    self.updates.load(Path(checkpoint))
+                super().train(resume_from_checkpoint=checkpoint)
                 losses |= self.measure_losses("end")
             figures = losses | self.finish_stage(stage)
             self.log({name: value for name, value in figures.items() if isinstance(value, int | float)})
             self.save_stage(folder, figures)
             return figures
         # Only the newest of the stages that are done matters, but reading each keeps this free of a special case.
-        load_model(self.unwrap(), folder / "model.safetensors", strict=False)
-        if (folder / "codes.safetensors").exists():
-            self.documents.codes = load_file(folder / "codes.safetensors")["codes"].numpy()
+        self.documents.codes = read_stage(folder, self.unwrap())
         return figures
 
     def prepare_stage(self, stage: Stage) -> None:
@@ -153,7 +154,12 @@ class SemanticIDTrainer(Trainer):
         self.model = self.unwrap()
         set_trainable(self.model, stage, self.args)
         self.documents.hint_ratio = stage.hint_ratio
-        self.documents.crops = self.args.contrastive_views == "crops"
+        self.documents.views = self.args.contrastive_views if stage.contrasts else None
+        moves = stage.kind == "discrete" and (self.args.ema_decay or self.args.restart_threshold)
+        self.updates = self.codebook_updates.updates = None if not moves else CodebookUpdates(
+            self.model.codebooks.learned[stage.position], self.args.ema_decay, self.args.restart_threshold,
+            self.args.seed,
+        )  # fmt: skip
         self.optimizer = self.lr_scheduler = None
         self.model_wrapped = self.model
         self._created_lr_scheduler = False
@@ -167,6 +173,7 @@ class SemanticIDTrainer(Trainer):
         """Clusters after a continuous stage, assigns after a discrete one; returns the stage's figures."""
         self.model = self.unwrap()
         self.model.eval()
+        self.documents.views = None  # of no use without a loss
         figures = {"loss_curve": loss_curve(self.state.log_history)} if stage.epochs > 0 else {}
         corpus = CorpusPass(self.model, self.documents, self.collator(), self.args, self.progress.title)
         figures["reconstruction_f1"] = reconstruction_f1(corpus.reconstructions(stage.kind, 500))
@@ -188,27 +195,13 @@ class SemanticIDTrainer(Trainer):
         return figures
 
     def initialize_codebook(self, codebook, hidden: np.ndarray, position: int) -> np.ndarray:
-        """k-means of `h^t` over the corpus gives the codes; returns the library's labels `(N,)`."""
-        size = len(codebook.weight)
-        centroids, labels = np.empty((size, hidden.shape[1]), np.float32), np.empty(len(hidden), np.int64)
-        if self.args.process_index == 0:
-            seed = self.args.seed + position
-            centroids, labels = kmeans(hidden, size, similarity=self.model.config.similarity, seed=seed)
-        device = self.model.device
-        # Every process takes the main one's result: a clustering may differ in the last bit between machines.
-        centroids = broadcast(torch.from_numpy(centroids).to(device))
-        labels = broadcast(torch.from_numpy(labels).to(device))
-        codebook.initialize(centroids.to(codebook.weight.dtype))
-        return labels.cpu().numpy()
+        """A clustering of `h^t` over the corpus gives the codes; returns its labels `(N,)`."""
+        return initialize_codebook(codebook, hidden, self.args, position)
 
     def save_stage(self, folder: Path, figures: dict) -> None:
         """Writes weights, codes and, last, the mark that the stage is done."""
         if self.args.process_index == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(folder / "model.safetensors") as temporary:
-                save_model(self.model, str(temporary))
-            with atomic_path(folder / "codes.safetensors") as temporary:
-                save_file({"codes": torch.from_numpy(np.ascontiguousarray(self.documents.codes))}, temporary)
+            write_stage(folder, self.model, self.documents.codes)
             self.state_of_run.finish(self.stage.name, figures)
         self.accelerator.wait_for_everyone()
 
@@ -217,17 +210,16 @@ class SemanticIDTrainer(Trainer):
         return {name: figures["loss_curve"] for name, figures in self.figures.items() if "loss_curve" in figures}
 
     def build_index(self) -> SemanticIndex:
-        """The documents with their IDs; the disambiguation position grows to the largest group."""
-        config = self.model.config
-        groups = np.unique(self.documents.codes, axis=0, return_counts=True)[1]
-        if groups.max() > config.num_disambiguation_codes:
-            logger.warning(
-                f"{groups.max()} documents share all learned codes: the disambiguation position grows from "
-                f"{config.num_disambiguation_codes} to {2 * groups.max()} codes."
-            )
-            self.model.resize_disambiguation(int(2 * groups.max()))
-        index = SemanticIndex.from_codes(self.documents.ids, self.documents.codes, config.position_sizes)
-        return index.attach(self.model.eval(), self.tokenizer)
+        """The documents with their IDs, as `collisions` says."""
+        if self.args.collisions == "reassign":
+            return self.build_index_of_unique_codes()
+        return index_with_counter(self.model, self.documents, self.tokenizer)
+
+    def build_index_of_unique_codes(self) -> SemanticIndex:
+        """The documents with IDs that need no last position; see `reassignment` for who moved."""
+        corpus = CorpusPass(self.model.eval(), self.documents, self.collator(), self.args, "collisions")
+        index, self.reassignment = index_without_counter(corpus, self.tokenizer)
+        return index
 
     # -- inside a stage -----------------------------------------------------------------------------------------------
 
@@ -253,22 +245,36 @@ class SemanticIDTrainer(Trainer):
     def like_documents(self, corpus: datasets.Dataset) -> IndexingDataset:
         """Other documents, treated like the training documents of the last stage."""
         length = self.model.config.max_source_length
-        other = IndexingDataset(list(corpus["id"]), list(corpus["text"]), self.tokenizer, length, self.args.seed)
+        other = IndexingDataset.of(corpus, self.tokenizer, length, self.args.seed)
         other.target_weights, other.hint_ratio = self.documents.target_weights, self.stages[-1].hint_ratio
         return other
 
+    def look_at_the_start(self) -> None:
+        """What of the model as it starts is needed later: a frozen encoder's states, the documents' embeddings."""
+        self.documents.hint_ratio, self.documents.views = 0.0, None
+        if self.args.freeze_encoder:
+            self.cache_encoder_states()
+        if self.args.needs_anchors:
+            self.compute_anchors()
+
     def cache_encoder_states(self) -> None:
         """Computes the states of a frozen encoder once for all stages."""
-        encoder = hashlib.sha256(self.documents.digest().encode())
-        for tensor in self.model.get_encoder().state_dict().values():
-            encoder.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        self.documents.hint_ratio = 0.0
+        fingerprint = digest_of_weights(self.model.get_encoder(), beside=self.documents.digest())
         corpus = CorpusPass(self.model.eval(), self.documents, self.collator(), self.args, "encoder states")
+        shared = self.args.encoder_cache_dir
+        folder = Path(shared) / fingerprint[:16] if shared else self.run_dir / "cache"
         with self.args.main_process_first(local=False, desc="encoder states"):
             self.documents.encoder_states = EncoderStates.open_or_compute(
-                self.run_dir / "cache", encoder.hexdigest(), self.documents.offsets, self.model.config.hidden_size,
-                corpus.encoder_states,
-            )  # fmt: skip
+                folder, fingerprint, self.documents.offsets, self.model.config.hidden_size, corpus.encoder_states
+            )
+
+    def compute_anchors(self) -> None:
+        """The embeddings that documents start with, and who is near to whom by them."""
+        collator = self.collator()
+        collator.with_prefix = True  # for the encoder's states, where they are kept
+        corpus = CorpusPass(self.model.eval(), self.documents, collator, self.args, "start")
+        path = self.state_of_run.root / "anchors.safetensors"
+        self.documents.anchors, self.documents.neighbours = find_anchors(corpus, self.args, path)
 
     def collator(self) -> IndexingCollator:
         """Collator for the current stage."""
@@ -300,28 +306,30 @@ class SemanticIDTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """As in Trainer, without temperatures: a decay would draw them towards 1."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.endswith("log_temperature")]
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         """Documents of all accumulated batches on all processes, fillers not counted."""
         counts = sum(batch["counts"].sum() for batch in batch_samples).to(device)
         return self.accelerator.reduce(counts, "sum")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The weighted sum of the three losses (Eq. 11), divided by the documents of the global batch."""
-        documents, groups, counts = (inputs.pop(name) for name in ("documents", "groups", "counts"))
-        learning_ids = self.stage.kind != "reconstructor"
-        contrast = learning_ids and self.stage.contrastive_weight > 0
+        """The weighted sum of the losses (Eq. 11), divided by the documents of the global batch."""
+        batch = Batch.take(inputs)
         outputs = model(
             **inputs,
             quantize=self.stage.kind == "discrete",
-            view=self.args.contrastive_views if contrast else None,
+            code_choice=self.args.choice,
+            view=self.args.contrastive_views if self.stage.contrasts else None,
         )
-        terms = {"reconstruction": reconstruction_loss(outputs.reconstruction, len(documents), self.args.reduction)}
-        if contrast:
-            terms["contrastive"] = self.contrast(outputs.views, documents, groups, counts)
-        if learning_ids and self.stage.position > 0:
-            prefix = inputs["decoder_input_ids"][:, 1:]
-            offsets = torch.tensor(self.model.config.position_offsets[: prefix.shape[1]], device=prefix.device)
-            terms["commitment"] = commitment_loss(outputs.code_logits, prefix - offsets)
+        counts = batch.counts
+        terms = self.objective.terms(self.stage, outputs, batch, self.offsets)
+        if self.updates and model.training:
+            self.updates.observe(
+                *self.objective.gather_counted(outputs.decoder_last_hidden_state[:, -1], outputs.chosen_codes, counts)
+            )
         if num_items_in_batch is None:
             num_items_in_batch = self.accelerator.reduce(counts.sum(), "sum")
         divisor = num_items_in_batch if self.args.reduction == "mean" else 1
@@ -330,11 +338,7 @@ class SemanticIDTrainer(Trainer):
         sums = {name: (term * counts).sum() * scale for name, term in terms.items()}
         for name, value in sums.items():
             self.loss_sums[name].append(value.detach())
-        factors = {
-            "reconstruction": self.args.reconstruction_weight,
-            "contrastive": self.stage.contrastive_weight,
-            "commitment": self.args.commitment_weight,
-        }
+        factors = self.objective.factors(self.stage)
         loss = sum(factors[name] * value for name, value in sums.items())
         return (loss, outputs) if return_outputs else loss
 
@@ -363,19 +367,8 @@ class SemanticIDTrainer(Trainer):
         self.loss_sums.clear()
         return {f"{name}_{moment}": mean.item() for name, mean in means.items()}
 
-    def contrast(self, views, documents, groups, counts) -> torch.Tensor:
-        """Contrastive loss against the documents of all processes that share the prefix, `(batch,)`."""
-        anchors, positives = views
-        candidates = gather_with_grad(positives)
-        all_documents, all_groups, all_counts = self.accelerator.gather((documents, groups, counts))
-        is_negative = (groups[:, None] == all_groups) & (documents[:, None] != all_documents) & (all_counts > 0)
-        return contrastive_loss(
-            anchors, positives, candidates, is_negative,
-            self.args.contrastive_temperature, self.args.contrastive_normalize,
-        )  # fmt: skip
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the three losses by name, over all processes, to what Trainer logs."""
+        """Adds the losses by name, over all processes, to what Trainer logs."""
         if "loss" in logs and self.loss_sums:
             # Micro-batches of one optimizer step add up; the mean is over steps and processes.
             steps = max(1, self.state.global_step - self.last_logged_step)
@@ -397,4 +390,6 @@ class SemanticIDTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            if self.updates:
+                self.updates.save(self.state_of_run.folder(self.stage.name) / f"checkpoint-{self.state.global_step}")
             self.state_of_run.complete_checkpoint(self.stage.name, self.state.global_step, self.num_checkpoints)

@@ -1,6 +1,6 @@
 """The stages of progressive training (Algorithm 1): what is trained, for how long, from which hints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modeling_lmindexer import LMIndexerForSemanticID
 
@@ -20,6 +20,7 @@ class Stage:
         learning_rate: its peak.
         hint_ratio: share of a document's tokens that stays visible.
         contrastive_weight: factor of the contrastive loss.
+        anchor_weight: factor of the pull towards the starting similarities.
     """
 
     kind: str
@@ -28,11 +29,17 @@ class Stage:
     learning_rate: float
     hint_ratio: float
     contrastive_weight: float = 0.0
+    anchor_weight: float = 0.0
 
     @property
     def name(self) -> str:
         """Folder of the stage: `0-reconstructor`, `1-continuous`, `1-discrete`, ..."""
         return "0-reconstructor" if self.kind == "reconstructor" else f"{self.position + 1}-{self.kind}"
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether documents that share a prefix are pushed apart in it."""
+        return self.kind != "reconstructor" and self.contrastive_weight > 0
 
     @property
     def title(self) -> str:
@@ -53,16 +60,32 @@ def hint_ratio_at(position: int, ratios: list[float]) -> float:
 
 
 def plan_stages(num_positions: int, args: SemanticIDTrainingArguments) -> list[Stage]:
-    """The stages for `num_positions` learned positions; those with 0 epochs of training still cluster and assign."""
+    """The stages for `num_positions` learned positions; those with 0 epochs of training still cluster and assign.
+
+    Raises:
+        ValueError: `stage_learning_rates` of another number of stages.
+    """
     ratio = hint_ratio_at(0, args.hint_ratios)
     stages = [Stage("reconstructor", 0, args.reconstructor_epochs, args.learning_rate, ratio)]
     for position in range(num_positions):
-        common = hint_ratio_at(position, args.hint_ratios), value_at(position, args.contrastive_weights)
+        common = (
+            hint_ratio_at(position, args.hint_ratios),
+            value_at(position, args.contrastive_weights),
+            value_at(position, args.anchor_weights),
+        )
         epochs = value_at(position, args.continuous_epochs)
         rate = args.learning_rate * value_at(position, args.rate_factors)
         stages.append(Stage("continuous", position, epochs, rate, *common))
         stages.append(Stage("discrete", position, args.num_train_epochs, rate * args.discrete_rate_factor, *common))
-    return stages
+    rates = args.stage_learning_rates
+    if not rates:
+        return stages
+    if len(rates) != len(stages):
+        raise ValueError(
+            f"stage_learning_rates has {len(rates)} values for {len(stages)} stages: give one for each of "
+            f"{', '.join(stage.name for stage in stages)}."
+        )
+    return [replace(stage, learning_rate=rate) for stage, rate in zip(stages, rates, strict=True)]
 
 
 def set_trainable(model: LMIndexerForSemanticID, stage: Stage, args: SemanticIDTrainingArguments) -> None:
@@ -76,8 +99,11 @@ def set_trainable(model: LMIndexerForSemanticID, stage: Stage, args: SemanticIDT
     model.reconstructor.start.requires_grad_(warm_up)
     if not warm_up:
         first = 0 if args.train_earlier_codebooks else stage.position
-        for codebook in model.codebooks.learned[first : stage.position + (stage.kind == "discrete")]:
+        for position in range(first, stage.position + (stage.kind == "discrete")):
+            codebook = model.codebooks.learned[position]
             codebook.requires_grad_(True)
+            # Codes that follow their documents get no gradient; their temperature does.
+            codebook.weight.requires_grad_(not args.ema_decay or position < stage.position)
     if args.freeze_encoder:
         model.get_encoder().requires_grad_(False)
         model.get_input_embeddings().requires_grad_(False)

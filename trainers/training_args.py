@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from modeling_lmindexer.code_choice import CODE_CHOICES, CodeChoice
+
 
 @dataclass
 class SemanticIDTrainingArguments(TrainingArguments):
@@ -56,12 +58,86 @@ class SemanticIDTrainingArguments(TrainingArguments):
     contrastive_views: str = field(
         default="identical",
         metadata={
-            "help": "Views of a document: 'identical' (Eq. 9), two 'dropout' passes (the authors' code), two 'crops'.",
-            "choices": ["identical", "dropout", "crops"],
+            "help": "Views of a document: 'identical' (Eq. 9), two 'dropout' passes (the authors' code), "
+            "'decoder_dropout' (one pass of the encoder, two of the decoder), two 'crops', or the document and one of "
+            "its nearest 'neighbours' by the starting embedding.",
+            "choices": ["identical", "dropout", "decoder_dropout", "crops", "neighbours"],
         },
+    )
+    num_neighbours: int = field(
+        default=10, metadata={"help": "Nearest documents that views are drawn from, or anchors averaged with."}
     )
     contrastive_temperature: float = field(default=0.1, metadata={"help": "Divides the products of the views."})
     contrastive_normalize: bool = field(default=True, metadata={"help": "Cosines instead of products of the views."})
+    anchor_weights: list[float] = field(
+        default_factory=lambda: [0.0],
+        metadata={
+            "help": "Factor, per position, of the pull of h towards the similarities that documents start with; the "
+            "last counts for all beyond."
+        },
+    )
+    anchor_temperature: float = field(default=0.05, metadata={"help": "Divides the cosines that the pull compares."})
+    anchor_lexical_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of a document's words (TF-IDF of the targets, SVD) joined to where the pull goes."},
+    )
+    anchor_smoothing: int = field(
+        default=0,
+        metadata={"help": "How often the embedding that the pull goes to is averaged with its nearest neighbours'."},
+    )
+    code_choice: str = field(
+        default="most_likely",
+        metadata={
+            "help": "Which code a document stands for in a discrete stage: the most likely (Eq. 3), one of a batch "
+            "'balanced' over the codes (Sinkhorn), or the 'expectation' of EM: likely, and explaining the words.",
+            "choices": list(CODE_CHOICES),
+        },
+    )
+    choice_weight: float = field(
+        default=0.0, metadata={"help": "Factor of the cross-entropy of the codes and the chosen one."}
+    )
+    likelihood_weight: float = field(
+        default=5.0, metadata={"help": "Factor of the words' mean log-likelihood in code_choice 'expectation'."}
+    )
+    choice_candidates: int = field(default=16, metadata={"help": "Most likely codes that 'expectation' looks at."})
+    balance_smoothness: float = field(
+        default=1.0, metadata={"help": "Divides the logits of code_choice 'balanced': smaller is nearer to equal use."}
+    )
+    codebook_init: str = field(
+        default="kmeans",
+        metadata={
+            "help": "Clusters that a codebook starts from: k-means, Ward, or Ward of many small clusters ('micro'); "
+            "'random' directions show what clusters are for.",
+            "choices": ["kmeans", "ward", "micro", "random"],
+        },
+    )
+    later_codebook_init: str | None = field(
+        default=None,
+        metadata={
+            "help": "The same for the positions after the first; default: as there.",
+            "choices": ["kmeans", "ward", "micro", "random"],
+        },
+    )
+    micro_share: float = field(default=0.35, metadata={"help": "Small clusters per document for 'micro'."})
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Above 0: codes follow the mean of their documents' states, without gradient."}
+    )
+    restart_threshold: float = field(
+        default=0.0,
+        metadata={"help": "Codes used less than this share of an equal part start again at a random document."},
+    )
+    stage_learning_rates: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Learning rate of every stage in order, in place of learning_rate and its factors."},
+    )
+    collisions: str = field(
+        default="counter",
+        metadata={
+            "help": "Documents with equal codes: told apart by a last position that counts them ('counter'), or given "
+            "other last codes at the least cost ('reassign').",
+            "choices": ["counter", "reassign"],
+        },
+    )
     idf_weights: bool = field(
         default=True, metadata={"help": "Weigh tokens to reconstruct by their inverse document frequency."}
     )
@@ -73,6 +149,10 @@ class SemanticIDTrainingArguments(TrainingArguments):
     )
     freeze_encoder: bool = field(
         default=False, metadata={"help": "Keep the encoder as it is, and compute its states once, into a cache."}
+    )
+    encoder_cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder where runs share the states of a frozen encoder; default: inside output_dir."},
     )
     train_earlier_codebooks: bool = field(
         default=False, metadata={"help": "Let the codebooks of earlier positions drift, as in the authors' code."}
@@ -86,10 +166,42 @@ class SemanticIDTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("reduction", "contrastive_views", "codebook_init", "later_codebook_init", "collisions"):
+            allowed, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)
+            if value not in allowed and not (value is None and name == "later_codebook_init"):
+                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+        _ = self.choice  # made here for its checks
+        for name, least in (("num_neighbours", 1), ("anchor_smoothing", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         if not self.hint_ratios or not all(0 <= ratio < 1 for ratio in self.hint_ratios):
             raise ValueError(f"hint_ratios is {self.hint_ratios}; give at least one ratio, each from 0 to below 1.")
-        for name in ("continuous_epochs", "contrastive_weights", "rate_factors"):
+        for name in ("continuous_epochs", "contrastive_weights", "rate_factors", "anchor_weights"):
             if not getattr(self, name) or min(getattr(self, name)) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least one number, none below 0.")
+        if not (0 <= self.ema_decay < 1 and 0 <= self.restart_threshold < 1 and 0 < self.micro_share <= 1):
+            raise ValueError(
+                f"ema_decay is {self.ema_decay}, restart_threshold {self.restart_threshold}, micro_share "
+                f"{self.micro_share}; the first two are from 0 to below 1, the third above 0 and at most 1."
+            )
         if self.start_over and self.go_on:
             raise ValueError("start_over and go_on exclude each other: choose one.")
+
+    @property
+    def choice(self) -> CodeChoice:
+        """The settings of `code_choice` as the model takes them."""
+        return CodeChoice(self.code_choice, self.likelihood_weight, self.choice_candidates, self.balance_smoothness)
+
+    def codebook_init_at(self, position: int) -> str:
+        """How the codebook of a position, counted from 0, starts."""
+        return self.later_codebook_init or self.codebook_init if position else self.codebook_init
+
+    @property
+    def needs_anchors(self) -> bool:
+        """Whether training looks at the embeddings that documents start with."""
+        return max(self.anchor_weights) > 0 or self.contrastive_views == "neighbours"
+
+    @property
+    def needs_neighbours(self) -> bool:
+        """Whether training looks at who is near to whom by these embeddings."""
+        return self.contrastive_views == "neighbours" or (self.needs_anchors and self.anchor_smoothing > 0)

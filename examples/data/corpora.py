@@ -48,6 +48,13 @@ class CorpusArguments:
             "category, if there is one; '' for none."
         },
     )
+    excluded_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns whose words are not reconstructed from the IDs, such as brand: what documents share by "
+            "their maker is not what they are about."
+        },
+    )
     query_column: str | None = field(
         default=None, metadata={"help": "The column with a query per document, kept apart from the text."}
     )
@@ -65,8 +72,9 @@ class CorpusArguments:
             raise ValueError("Give either train_file or dataset_name, not both.")
         if self.max_documents is not None and self.max_documents < 1:
             raise ValueError(f"max_documents={self.max_documents}: expected at least 1, or none for all documents.")
-        if isinstance(self.text_columns, str):  # `text_columns: title` in a YAML file
-            self.text_columns = [self.text_columns]
+        for name in ("text_columns", "excluded_columns"):
+            if isinstance(getattr(self, name), str):  # `text_columns: title` in a YAML file
+                setattr(self, name, [getattr(self, name)])
 
 
 def load_corpus(arguments: CorpusArguments) -> Dataset:
@@ -75,7 +83,7 @@ def load_corpus(arguments: CorpusArguments) -> Dataset:
     Returns:
         A data set with the columns `id` (unique; int64 if every id is a whole number, else string), `text` (not
         empty, without HTML, white space collapsed), and where the source has them `category` (list of strings,
-        general to specific, may be empty) and `query` (string, may be empty).
+        general to specific, may be empty), `query` and `excluded` (strings, may be empty).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -107,6 +115,7 @@ class _Columns:
     text: list[str]
     category: str | None
     query: str | None
+    excluded: list[str]
     ids_are_text: bool  # the source has no other type, so that a number is known by its look only
 
     @classmethod
@@ -115,9 +124,10 @@ class _Columns:
         category = arguments.category_column
         if category is None:
             category = next((name for name in CATEGORY_COLUMNS if name in columns), None)
-        query = arguments.query_column
+        query, excluded = arguments.query_column, arguments.excluded_columns or []
         asked = {"id_column": [arguments.id_column], "text_columns": text or [" or ".join(TEXT_COLUMNS)]}
         asked |= {"category_column": [category] if category else [], "query_column": [query] if query else []}
+        asked |= {"excluded_columns": excluded}
         for argument, names in asked.items():
             missing = [name for name in names if name not in columns]
             if missing:
@@ -126,16 +136,17 @@ class _Columns:
                     f"Name the right one with --{argument}."
                 )
         is_csv = arguments.train_file is not None and kind_of_file(arguments.train_file) == "csv"
-        return cls(arguments.id_column, text, category or None, query or None, is_csv)
+        return cls(arguments.id_column, text, category or None, query or None, excluded, is_csv)
 
 
 def _documents(rows: Dataset, columns: _Columns) -> Dataset:
     """One document per row; ids are text unless all of them are whole numbers."""
-    needed = {JSON, columns.id, *columns.text, columns.category, columns.query}
+    needed = {JSON, columns.id, *columns.text, *columns.excluded, columns.category, columns.query}
     rows = rows.select_columns([name for name in rows.column_names if name in needed])
     features = {"id": Value("string"), "is_number": Value("bool"), "text": Value("string")}
     features |= {"category": List(Value("string"))} if columns.category else {}
     features |= {"query": Value("string")} if columns.query else {}
+    features |= {"excluded": Value("string")} if columns.excluded else {}
     corpus = rows.map(
         lambda batch, indices: _document_batch(decode_rows(batch), indices, columns),
         batched=True,
@@ -165,6 +176,8 @@ def _document_batch(rows: list[dict], indices: list[int], columns: _Columns) -> 
         documents["category"] = [category_path(row.get(columns.category)) for row in rows]
     if columns.query:
         documents["query"] = [clean_text(row.get(columns.query)) for row in rows]
+    if columns.excluded:
+        documents["excluded"] = [clean_text([row.get(name) for name in columns.excluded]) for row in rows]
     return documents
 
 

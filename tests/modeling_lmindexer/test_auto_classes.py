@@ -61,10 +61,11 @@ print(json.dumps(results))
 """
 
 
-def save_folder(folder):
-    model = tiny_model("t5")
-    codes = [[0, 0], [0, 1], [1, 2], [1, 2], [2, 0], [3, 4], [3, 3]]
-    index = SemanticIndex.from_codes([f"d{i}" for i in range(len(codes))], codes, model.config.position_sizes)
+def save_folder(folder, room=3):
+    model = tiny_model("t5", num_disambiguation_codes=room, learn_temperature=not room)
+    codes = [[0, 0], [0, 1], [1, 2], [1, 2 if room else 3], [2, 0], [3, 4], [3, 3]]
+    ids = [f"d{i}" for i in range(len(codes))]
+    index = SemanticIndex.from_codes(ids, codes, model.config.position_sizes, model.config.has_disambiguation)
     for part in (model, tiny_tokenizer(), index):
         part.save_pretrained(folder)
     return model, index
@@ -94,8 +95,9 @@ def test_the_folder_names_its_classes_and_holds_their_code(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_the_package_the_folder_brings_its_code(tmp_path):
-    model, index = save_folder(tmp_path / "folder")
+@pytest.mark.parametrize("room", [3, 0])
+def test_without_the_package_the_folder_brings_its_code(room, tmp_path):
+    model, index = save_folder(tmp_path / "folder", room)
     ids = model.generate(**tiny_inputs(), num_beams=4, num_return_sequences=4, logits_processor=index.logits_processor)
     found = model.search(**tiny_inputs(), index=index, num_beams=4, top_k=4)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -112,7 +114,7 @@ def test_without_the_package_the_folder_brings_its_code(tmp_path):
     assert run.returncode == 0, run.stderr[-1000:]
     results = json.loads(run.stdout.splitlines()[-1])
     assert results["refused"]
-    assert results["config"] == [[4, 5, 3], "transformers_modules"]
+    assert results["config"] == [model.config.position_sizes, "transformers_modules"]
     assert results["added"] == [*index.document_ids, "new"]
     assert len(results["models"]) == 4
     for module, their_ids, documents, logits in results["models"]:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,6 +45,18 @@ def test_straight_through_is_the_expected_code_backward():
     along = incoming @ embeddings.detach().T  # (7, 5)
     torch.testing.assert_close(logits.grad, shares * (along - (shares * along).sum(-1, keepdim=True)))
     torch.testing.assert_close(embeddings.grad, shares.T @ incoming)
+
+
+def test_straight_through_takes_the_codes_that_are_given():
+    """Only what is passed forward changes; the gradient is that of the expected code."""
+    gradients = []
+    for codes in (None, torch.tensor([4, 0, 0, 2, 1, 3, 3])):
+        torch.manual_seed(0)
+        logits, embeddings = torch.randn(7, 5).requires_grad_(), torch.randn(5, 3).requires_grad_()
+        taken = straight_through(logits, embeddings, codes)
+        torch.testing.assert_close(taken, embeddings[logits.argmax(-1) if codes is None else codes])
+        gradients.append(torch.autograd.grad((taken * torch.arange(3)).sum(), [logits, embeddings]))
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -119,6 +133,56 @@ def test_initialized_codebooks_are_known_after_loading(tmp_path):
     assert first.norm == centroids.norm(dim=-1).mean() and torch.equal(first.weight, centroids)
 
 
+@pytest.mark.parametrize(("similarity", "temperature"), [("cosine", 0.05), ("dot", 1.0), ("euclidean", 0.2)])
+def test_a_learned_temperature_starts_where_it_is_told_to(similarity, temperature):
+    shape = {"similarity": similarity, "code_temperature": temperature}
+    fixed, learned = (
+        tiny_model("t5", zeros=True, **shape),
+        tiny_model("t5", zeros=True, learn_temperature=True, **shape),
+    )
+    names = {name for name, _ in learned.named_parameters()} - {name for name, _ in fixed.named_parameters()}
+    assert names == {f"codebooks.learned.{t}.log_temperature" for t in (0, 1)}
+    hidden = torch.randn(3, 16)
+    for fixed_book, book in zip(fixed.codebooks.learned, learned.codebooks.learned, strict=True):
+        assert book.temperature.item() == pytest.approx(temperature, rel=1e-5)
+        book.weight.data.copy_(fixed_book.weight)
+        torch.testing.assert_close(book.logits(hidden), fixed_book.logits(hidden), rtol=1e-4, atol=1e-4)
+
+
+def test_a_learned_temperature_divides_and_can_always_come_back():
+    book = tiny_model("t5", learn_temperature=True).codebooks.learned[0]
+    hidden = torch.randn(3, 16)
+    for value, temperature in ((-100.0, 0.01), (0.0, 1.01), (-4.0, 0.01 + math.exp(-4))):
+        book.log_temperature.data.fill_(value)
+        logits = book.logits(hidden)
+        assert book.temperature.item() == pytest.approx(temperature)
+        assert logits.abs().max() <= 1.0001 / temperature  # of cosines
+        torch.testing.assert_close(
+            logits * temperature,
+            torch.nn.functional.cosine_similarity(hidden[:, None], book.weight, dim=-1),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+        (gradient,) = torch.autograd.grad(logits.square().sum(), book.log_temperature)
+        assert gradient.isfinite() and (gradient < 0 or value == -100)
+
+
+def test_a_learned_temperature_is_saved_and_new_ones_are_no_garbage(tmp_path):
+    """A model is built without memory, and what its file lacks must be filled in."""
+    model = tiny_model("t5", learn_temperature=True, code_temperature=0.2)
+    temperatures = [book.temperature.item() for book in model.codebooks.learned]
+    assert len({0.2, *temperatures}) == 3
+    model.save_pretrained(tmp_path / "learned")
+    loaded = LMIndexerForSemanticID.from_pretrained(tmp_path / "learned")
+    assert loaded.config.learn_temperature
+    assert [book.temperature.item() for book in loaded.codebooks.learned] == temperatures
+    model = tiny_model("t5", code_temperature=0.2)
+    model.save_pretrained(tmp_path / "fixed")
+    loaded = LMIndexerForSemanticID.from_pretrained(tmp_path / "fixed", learn_temperature=True)
+    assert torch.equal(loaded.codebooks.learned[0].weight, model.codebooks.learned[0].weight)
+    assert [book.temperature.item() for book in loaded.codebooks.learned] == pytest.approx([0.2, 0.2])
+
+
 def test_disambiguation_starts_equal_and_scales_like_attention():
     head = DisambiguationHead(3, 4)
     assert head.logits(torch.randn(2, 4)).tolist() == [[0, 0, 0], [0, 0, 0]]
@@ -132,9 +196,9 @@ def test_disambiguation_starts_equal_and_scales_like_attention():
 @given(st.data())
 def test_ids_and_positions_are_one_to_one(data):
     sizes = data.draw(st.lists(st.integers(2, 6), min_size=1, max_size=4))
-    room = data.draw(st.integers(1, 4))
+    room = data.draw(st.integers(0, 4))
     config = LMIndexerConfig(codebook_sizes=sizes, num_disambiguation_codes=room)
-    positions = data.draw(st.integers(1, len(sizes) + 1))
+    positions = data.draw(st.integers(1, config.id_length))
     codes = torch.tensor([[data.draw(st.integers(0, s - 1)) for s in [*sizes, room][:positions]] for _ in range(3)])
     ids = codes_to_ids(codes, config)
     # By hand: every id from 1 on belongs to one position, in order.

@@ -31,6 +31,13 @@ def test_positions_share_one_flat_id_space():
     assert config.vocab_size == 15
 
 
+def test_ids_of_learned_codes_alone():
+    config = LMIndexerConfig(codebook_sizes=[4, 5, 2], num_disambiguation_codes=0)
+    assert (config.num_learned_positions, config.id_length, config.has_disambiguation) == (3, 3, False)
+    assert (config.position_sizes, config.position_offsets, config.vocab_size) == ([4, 5, 2], [1, 5, 10], 12)
+    assert LMIndexerConfig(num_disambiguation_codes=1).has_disambiguation
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_sizes_are_those_of_the_backbone(kind):
     """16 wide; the backbones that have a decoder have 2 layers of it, the others get `num_decoder_layers`."""
@@ -66,12 +73,13 @@ def test_types_are_strict(name, value):
         ({"codebook_sizes": []}, "codebook_sizes is empty: give one size per learned position"),
         ({"codebook_sizes": [8, 1]}, r"codebook_sizes is \[8, 1\]: a codebook of size 1 tells no documents apart"),
         ({"codebook_sizes": [0]}, "every size must be at least 2"),
-        ({"num_disambiguation_codes": 0}, "num_disambiguation_codes is 0; it must be at least 1"),
+        ({"num_disambiguation_codes": -1}, "num_disambiguation_codes is -1; it must be at least 1, or 0 for IDs"),
         ({"similarity": "manhattan"}, "similarity is 'manhattan'; it must be one of cosine, dot, euclidean"),
         ({"pooling": "max"}, "pooling is 'max'; it must be one of mean, cls"),
         ({"reconstruction_target": "letters"}, "must be one of tokens, words"),
         ({"code_temperature": 0}, "code_temperature is 0; it must be positive"),
         ({"code_temperature": float("nan")}, "code_temperature is nan"),
+        ({"code_temperature": 0.01, "learn_temperature": True}, "one that is learned must be above 0.01"),
         ({"max_source_length": 0}, "max_source_length is 0; it must be at least 1"),
         ({"num_reconstructor_layers": -1}, "num_reconstructor_layers is -1; it must be at least 0"),
         ({"num_decoder_layers": 0}, "num_decoder_layers is 0; it must be at least 1"),

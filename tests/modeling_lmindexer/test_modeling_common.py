@@ -20,9 +20,12 @@ from transformers import AutoModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_lmindexer import LMIndexerForSemanticID, PrefixTree, PrefixTreeLogitsProcessor
+from modeling_lmindexer import LMIndexerForSemanticID, PrefixTree, PrefixTreeLogitsProcessor, SemanticIndex
 
-CASES = {kind: (kind, {}) for kind in KINDS} | {"t5-pooled": ("t5", {"pooled_input": True})}
+CASES = {kind: (kind, {}) for kind in KINDS} | {
+    "t5-pooled": ("t5", {"pooled_input": True}),
+    "bert-learned-temperature": ("bert", {"learn_temperature": True}),
+}
 # What an encoder has beside the states that we read: nothing of it is in the output.
 UNUSED = {"bert": "pooler", "mpnet": "pooler", "xlm-roberta": "pooler"}
 POSITIONS_FROM_THE_LEFT = ("bart",)
@@ -32,6 +35,18 @@ POSITIONS_FROM_THE_LEFT = ("bart",)
 def shared_model(request):
     kind, config = CASES[request.param]
     return tiny_model(kind, **config)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def shared_plain_model(request):
+    """Its IDs are the learned codes alone."""
+    kind, config = CASES[request.param]
+    return tiny_model(kind, num_disambiguation_codes=0, **config)
+
+
+@pytest.fixture
+def plain_model(shared_plain_model):
+    return copy.deepcopy(shared_plain_model)
 
 
 @pytest.fixture
@@ -405,3 +420,44 @@ def test_generate_then_save(model, trie, tmp_path):
     loaded = LMIndexerForSemanticID.from_pretrained(tmp_path)
     assert torch.equal(beams(loaded, trie, **tiny_inputs())[0], before)
     assert loaded.generation_config.max_new_tokens == 3 and loaded.generation_config.eos_token_id is None
+
+
+def test_without_a_last_position_beams_are_the_best_ids(plain_model):
+    every, inputs = all_ids(plain_model.config), tiny_inputs()
+    assert every.shape == (20, 2) and plain_model.config.vocab_size == 10
+    found, scores = beams(plain_model, None, **inputs)
+    assert_best(found, scores, every, exhaustive_scores(plain_model, every, **inputs))
+    some = every[torch.randperm(20)[:13]]
+    expected = exhaustive_scores(plain_model, some, **inputs)
+    codes = some - torch.tensor([1, 5])
+    index = SemanticIndex.from_codes(list(range(13)), codes, [4, 5], has_disambiguation=False)
+    found, scores = beams(plain_model, index.logits_processor, 13, **inputs)
+    assert_best(found, scores, some, expected)
+    result = plain_model.search(**inputs, index=index, num_beams=13, top_k=5)
+    assert_best(result.sequences, result.scores, some, expected)
+    assert result.documents == [[document for (document,) in index.documents_of(row)] for row in result.sequences]
+
+
+def test_without_a_last_position_saved_and_loaded_is_the_same(plain_model, tmp_path):
+    plain_model.save_pretrained(tmp_path)
+    loaded, report = LMIndexerForSemanticID.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    states, expected = loaded.state_dict(), plain_model.state_dict()
+    assert states.keys() == expected.keys() and all(torch.equal(states[name], expected[name]) for name in states)
+    assert not any("disambiguation" in name for name in states)
+    assert loaded.config.position_sizes == [4, 5] and loaded.generation_config.max_new_tokens == 2
+    logits = [m(**tiny_inputs(), decoder_input_ids=decoder_ids()[:, :2]).logits for m in (plain_model, loaded)]
+    assert logits[0].shape == (3, 2, 10) and torch.equal(*logits)
+    assert loaded.generate(**tiny_inputs()).shape == (3, 3)
+
+
+def test_without_a_last_position_fine_tuning_is_of_the_codes(plain_model):
+    labels = torch.tensor([[1, 9], [3, 5], [4, 7]])
+    loss = plain_model(**tiny_inputs(), labels=labels).loss
+    torch.testing.assert_close(loss, -exhaustive_scores(plain_model, labels, **tiny_inputs()).diagonal().mean())
+    loss.backward()
+    assert all(book.weight.grad.abs().sum() > 0 for book in plain_model.codebooks.learned)
+    with pytest.raises(ValueError, match="labels have 3 positions, an ID has 2"):
+        plain_model(**tiny_inputs(), labels=torch.ones(3, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match="An ID has 2 positions, asked for 3"):
+        plain_model(**tiny_inputs(), decoder_input_ids=decoder_ids())

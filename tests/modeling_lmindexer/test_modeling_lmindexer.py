@@ -269,6 +269,29 @@ def test_the_last_position_cannot_shrink_and_stays_frozen_when_it_was():
     assert not model.codebooks.disambiguation.weight.requires_grad
 
 
+@pytest.mark.parametrize("kind", ["t5", "bert"])
+def test_dropping_the_last_position_leaves_the_learned_ones_as_they_are(kind, tmp_path):
+    model = tiny_model(kind)
+    before = model(**tiny_inputs(), decoder_input_ids=decoder_ids()[:, :2])
+    model.drop_disambiguation()
+    after = model(**tiny_inputs(), decoder_input_ids=decoder_ids()[:, :2])
+    assert after.logits.shape == (3, 2, 10) and torch.equal(after.logits, before.logits[..., :10])
+    every = all_ids(model.config)
+    best = exhaustive_scores(model, every, **tiny_inputs())
+    assert_best(*beams(model, processor(every), 10, **tiny_inputs()), every, best)
+    model.save_pretrained(tmp_path)
+    loaded = LMIndexerForSemanticID.from_pretrained(tmp_path)
+    assert loaded.config.num_disambiguation_codes == 0 and loaded.generation_config.max_new_tokens == 2
+    assert torch.equal(loaded(**tiny_inputs(), decoder_input_ids=decoder_ids()[:, :2]).logits, after.logits)
+
+
+def test_a_last_position_that_is_not_there_cannot_grow():
+    model = tiny_model("t5", num_disambiguation_codes=0)
+    with pytest.raises(ValueError, match="no disambiguation position.*index anew with num_disambiguation_codes"):
+        model.resize_disambiguation(4)
+    assert model.config.position_sizes == [4, 5]
+
+
 @pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM"])
 def test_lora(task_type, tmp_path):
     model = tiny_model("t5")

@@ -5,6 +5,7 @@ import torch
 from tiny_models import tiny_model
 
 from modeling_lmindexer.reconstructor import sinusoidal_positions
+from trainers.losses import reconstruction_loss
 
 # Two documents; in the first, tokens 1, 3 and 4 are hidden, in the second 0 and 2 (5 tokens, the last one padding).
 INPUT_IDS = torch.tensor([[11, 12, 13, 14, 15], [21, 22, 21, 24, 0]])
@@ -152,6 +153,50 @@ def test_warm_up_needs_no_codes_but_learns_from_hints(target):
     changed = INPUT_IDS.clone()
     changed[0, 2] = 77
     assert not torch.allclose(module(None, embedding, changed, HINTS, WEIGHTS).logits[0], output.logits[0])
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("restricted", [True, False])
+def test_log_likelihoods_of_alternatives_are_those_of_each_alone(depth, restricted):
+    """With a prefix that is common to them, and hints; minus what the loss says of each."""
+    module, embedding = reconstructor(depth, "words")
+    if restricted:
+        module.set_vocabulary(torch.tensor([3, 12, 14, 15, 21, 99]))
+    alternatives = torch.randn(2, 4, 16, generator=torch.Generator().manual_seed(2))
+    prefix = codes(1)[:, :, None].expand(-1, -1, 4, -1)
+    together = torch.cat([prefix, alternatives[:, None]], dim=1)  # (batch, positions, alternatives, width)
+    found = module.log_likelihoods(together, embedding, INPUT_IDS, HINTS, WEIGHTS)
+    assert found.shape == (2, 4)
+    for j in range(4):
+        output = module(together[:, :, j], embedding, INPUT_IDS, HINTS, WEIGHTS)
+        torch.testing.assert_close(found[:, j], -reconstruction_loss(output, 2))
+    assert found.std(dim=1).min() > 1e-3
+    # A document that hides nothing says nothing.
+    none = WEIGHTS * torch.tensor([[0.0], [1.0]])
+    likelihoods = module.log_likelihoods(together, embedding, INPUT_IDS, HINTS, none)
+    assert likelihoods[0].tolist() == [0] * 4 and torch.equal(likelihoods[1], found[1])
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("target", ["tokens", "words"])
+def test_without_any_hint_tokens_are_not_read_and_nothing_else_changes(depth, target):
+    """Not reading them is what masking all of them gives, gradients included."""
+    results = []
+    for hints in (torch.zeros_like(HINTS), torch.tensor([[0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], dtype=torch.bool)):
+        module, embedding = reconstructor(depth, target)
+        query = codes().requires_grad_()
+        output = module(query, embedding, INPUT_IDS, hints, WEIGHTS)
+        first = output.logits[output.documents == 0]
+        first.square().sum().backward()
+        results.append((first, query.grad, {name: value.grad for name, value in module.named_parameters()}))
+    (skipped, gradient, gradients), (masked, expected, expected_gradients) = results
+    torch.testing.assert_close(skipped, masked)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.abs().max() > 1e-3
+    for name, value in expected_gradients.items():
+        assert (gradients[name] is None) == (value is None), name  # processes must agree on what has a gradient
+        if value is not None:
+            torch.testing.assert_close(gradients[name], value, msg=name)
 
 
 def test_logits_do_not_depend_on_the_scale_of_the_embeddings():

@@ -11,7 +11,8 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from modeling_lmindexer import CorruptedFolderError, PrefixTree, SemanticIndex
 from modeling_lmindexer.folder import MANIFEST_NAME, read_manifest, update_manifest
-from modeling_lmindexer.semantic_index import IDS_NAME, number_in_group
+from modeling_lmindexer.index_rules import number_in_group
+from modeling_lmindexer.semantic_index import IDS_NAME
 
 quick = settings(max_examples=60, deadline=None, database=None)
 SIZES = [4, 5, 3]
@@ -227,6 +228,14 @@ def test_a_damaged_table_is_named(how, tmp_path):
         SemanticIndex.from_pretrained(tmp_path)
 
 
+def test_a_table_that_says_nothing_of_the_last_position_has_one(tmp_path):
+    small_index().save_pretrained(tmp_path)
+    path = tmp_path / IDS_NAME
+    table = pyarrow.parquet.read_table(path).replace_schema_metadata({"position_sizes": json.dumps(SIZES)})
+    pyarrow.parquet.write_table(table, path)
+    assert SemanticIndex.from_pretrained(tmp_path).has_disambiguation
+
+
 @pytest.mark.parametrize(("how", "message"), [("cut", "truncated"), ("changed", "differs from the file")])
 def test_the_manifest_knows_a_damaged_table(how, message, tmp_path):
     small_index().save_pretrained(tmp_path)
@@ -352,3 +361,128 @@ def test_the_model_of_the_folder_encodes(tmp_path):
 def test_a_model_of_another_index_is_refused():
     with pytest.raises(ValueError, match="they come from different runs"):
         small_index().attach(tiny_model("t5", codebook_sizes=[5, 5]), tiny_tokenizer())
+
+
+def plain_index(documents=(), sizes=(4, 5)):
+    """An index of tiny texts whose IDs are the learned codes alone, the first document's at least, with its model."""
+    sizes, offsets = list(sizes), np.cumsum([1, *sizes[:-1]])
+    model = tiny_model("mpnet", codebook_sizes=sizes, num_disambiguation_codes=0)
+    tokenizer = tiny_tokenizer()
+    inputs = tokenizer([TEXTS[0]], return_tensors="pt")
+    codes = model.assign(inputs["input_ids"], inputs["attention_mask"]).numpy() - offsets
+    index = SemanticIndex.from_codes(["doc00"], codes, sizes, has_disambiguation=False).attach(model, tokenizer)
+    index.add([{"id": f"doc{i:02}", "text": TEXTS[i]} for i in documents])
+    return index
+
+
+def cheapest_free(index, text):
+    """The flat id that a new text gets, step by step: the codes that `assign` gives it, or the best free last one."""
+    prefix = index.encode([text])[:, :-1]
+    inputs = index.tokenizer([text], return_tensors="pt")
+    decoder_ids = torch.nn.functional.pad(prefix, (1, 0))
+    logits = index.model(inputs["input_ids"], inputs["attention_mask"], decoder_ids).logits[0, -1]
+    taken = {tuple(row) for row in index.sequences.tolist()}
+    free = [code for code in range(1, len(logits)) if (*prefix[0].tolist(), code) not in taken]
+    return [*prefix[0].tolist(), max(free, key=lambda code: logits[code])]
+
+
+def test_ids_of_learned_codes_alone(tmp_path):
+    codes = [[0, 1], [3, 4], [0, 0]]
+    index = SemanticIndex.from_codes(["b", "a", "c"], codes, [4, 5], has_disambiguation=False)
+    assert index.codes.tolist() == codes and index.semantic_ids == ["<0><1>", "<3><4>", "<0><0>"]
+    assert index.sequences.tolist() == [[1, 6], [4, 9], [1, 5]]
+    assert index.documents_of(index.sequences) == [["b"], ["a"], ["c"]]
+    assert repr(index) == "SemanticIndex(3 documents, 4 x 5 codes)"
+    assert index.codebook_sizes == index.position_sizes == [4, 5] and small_index().codebook_sizes == [4, 5]
+    index.save_pretrained(tmp_path)
+    loaded = SemanticIndex.from_pretrained(tmp_path)
+    assert not loaded.has_disambiguation and loaded.position_sizes == [4, 5] and loaded.document_ids == ["b", "a", "c"]
+    assert loaded.codes.tolist() == codes
+    assert torch.equal(PrefixTree.from_pretrained(tmp_path).sequences(), index.tree.sequences())
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        ([[0, 0], [0, 0]], "2 documents have only 1 different IDs.*trainers.reassignment.reassign"),
+        ([[0, 0], [0, 5]], r"Document 'b' has the codes \[0, 5\]; the sizes are \[4, 5\]"),
+        ([[0, 0, 0], [0, 1, 0]], r"Expected codes of shape \(2, 2\), got \(2, 3\)"),
+    ],
+)
+def test_learned_codes_that_are_no_ids_are_named(codes, message):
+    with pytest.raises(ValueError, match=message):
+        SemanticIndex.from_codes(["a", "b"], codes, [4, 5], has_disambiguation=False)
+
+
+@settings(max_examples=25, deadline=None, database=None)
+@given(st.sampled_from([(4, 5), (40,), (3, 2, 6)]), st.permutations(range(1, 40)), st.integers(1, 12))
+def test_a_new_document_gets_the_cheapest_free_code(sizes, documents, number):
+    """Also when several come at once, which is the same as one by one in the order of their ids."""
+    index, documents = plain_index(sizes=sizes), documents[:number]
+    expected = plain_index(sizes=sizes)
+    try:
+        for i in sorted(documents):
+            flat = cheapest_free(expected, TEXTS[i])
+            assert expected.add([{"id": f"doc{i:02}", "text": TEXTS[i]}]).tolist() == [flat]
+    except ValueError:  # the prefix is full, as it then is for all of them
+        with pytest.raises(ValueError, match="at the last position: remove some"):
+            index.add([{"id": f"doc{i:02}", "text": TEXTS[i]} for i in documents])
+        assert index.document_ids == ["doc00"]
+        return
+    flat = index.add([{"id": f"doc{i:02}", "text": TEXTS[i]} for i in documents], batch_size=3)
+    assert torch.equal(flat, index.sequences_of([f"doc{i:02}" for i in documents]))
+    codes = dict(zip(index.document_ids, index.codes.tolist(), strict=True))
+    assert codes == dict(zip(expected.document_ids, expected.codes.tolist(), strict=True))
+    assert index.documents_of(index.sequences) == [[document] for document in index.document_ids]
+
+
+def test_a_full_prefix_takes_no_more_documents():
+    index = plain_index()
+    same = [{"id": f"x{i}", "text": TEXTS[0]} for i in range(5)]
+    with pytest.raises(ValueError, match="There are 1 documents that begin with <.> and 5 new ones, for 5 codes"):
+        index.add(same)
+    assert index.document_ids == ["doc00"] and len(index.tree) == 1
+    first = index.codes[0].tolist()
+    index.add(same[:4])
+    assert index.codes[0].tolist() == first and sorted(index.codes[:, 1]) == [0, 1, 2, 3, 4]
+    gone = index.codes[2].tolist()
+    index.remove(["x1"])
+    index.add(same[4:])
+    assert index.codes[-1].tolist() == gone
+
+
+def test_a_last_position_that_is_not_there_cannot_grow():
+    with pytest.raises(ValueError, match="no disambiguation position.*index anew with num_disambiguation_codes"):
+        plain_index().resize_disambiguation(4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "room", "message"),
+    [
+        ([4, 5], 3, r"the model \[4, 5, 3\], and only one of them has a disambiguation position"),
+        ([4], 5, r"the model \[4, 5\], and only one of them has a disambiguation position"),
+        ([4, 6], 0, r"the model \[4, 6\]: they come from different runs"),
+    ],
+)
+def test_learned_codes_alone_fit_no_other_model(sizes, room, message):
+    model = tiny_model("t5", codebook_sizes=sizes, num_disambiguation_codes=room)
+    with pytest.raises(ValueError, match=rf"The index has \[4, 5\] codes per position, {message}"):
+        plain_index().attach(model, tiny_tokenizer())
+
+
+def test_a_counted_index_fits_no_model_without_a_last_position():
+    index = SemanticIndex.from_codes(["a"], [[0]], [4, 5])
+    with pytest.raises(ValueError, match="only one of them has a disambiguation position"):
+        index.attach(plain_index().model, tiny_tokenizer())
+
+
+def test_the_folder_of_learned_codes_alone_takes_new_documents(tmp_path):
+    index = plain_index(range(1, 6))
+    for part in (index, index.model, index.tokenizer):
+        part.save_pretrained(tmp_path)
+    loaded = SemanticIndex.from_pretrained(tmp_path)
+    expected = cheapest_free(index, TEXTS[2])
+    assert loaded.add([{"id": "new", "text": TEXTS[2]}]).tolist() == [expected]
+    inputs = index.tokenizer([TEXTS[2]], return_tensors="pt")
+    found = loaded.model.search(**inputs, index=loaded, num_beams=20, top_k=7)
+    assert sorted(found.documents[0]) == sorted(loaded.document_ids)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import at_second_position, epoch_documents, first_step
+from tiny_training import at_second_position, epoch_documents, first_step, steps_with_additions
 
 pytestmark = pytest.mark.dist
 WORKER = Path(__file__).with_name("tiny_worker.py")
@@ -40,7 +40,7 @@ def launch(folder, processes, *tasks):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What two processes found."""
-    return launch(tmp_path_factory.mktemp("two"), 2, "gradients", "epochs", "whole_run", "frozen_run")
+    return launch(tmp_path_factory.mktemp("two"), 2, "gradients", "additions", "epochs", "whole_run", "frozen_run")
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
@@ -58,6 +58,24 @@ def test_losses_and_gradients_are_those_of_one_process(two, tmp_path, kind):
             reference = expected.get(name, torch.zeros_like(gradient))
             torch.testing.assert_close(gradient, reference, rtol=1e-5, atol=1e-6, msg=name)
     assert max(gradient.abs().max() for gradient in expected.values()) > 1e-2
+
+
+def test_additions_are_those_of_one_process(two, tmp_path):
+    """Balanced codes, pulls, averages and restarts look at the documents of all processes; 12 batches of 5 are 6 of
+    10."""
+    alone = steps_with_additions(tmp_path, batch_size=10)
+    assert alone["codes"].shape == (6, 10) and alone["codes"].unique().numel() > 4
+    assert sum(alone["restarts"]) > 0 and alone["losses"]["anchor"] > 0.01 < alone["losses"]["choice"]
+    for part in two:
+        found = part["additions"]
+        torch.testing.assert_close(found["anchors"], alone["anchors"], rtol=1e-4, atol=1e-5)
+        assert torch.equal(found["codes"], alone["codes"]) and found["restarts"] == alone["restarts"]
+        assert found["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+        for name in ("codebook", "sizes"):
+            torch.testing.assert_close(found[name], alone[name], rtol=1e-4, atol=1e-5)
+            assert torch.equal(found[name], two[0]["additions"][name])
+        for name, gradient in alone["gradients"].items():
+            torch.testing.assert_close(found["gradients"][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def check_epochs(parts):

@@ -35,7 +35,7 @@ def weights_of(dataset, **values):
 @pytest.fixture
 def corpus_dataset():
     corpus = tiny_corpus()
-    return dataset_of(list(corpus["text"]), list(corpus["id"]), crops=True)
+    return dataset_of(list(corpus["text"]), list(corpus["id"]), views="crops")
 
 
 def drawn(dataset, row, epoch):
@@ -51,7 +51,7 @@ def test_hints_depend_on_seed_epoch_and_document_alone(corpus_dataset):
     for row in reversed(rows):
         assert drawn(dataset, row, 4) == first[dataset.ids[row]]
     corpus = tiny_corpus().shuffle(seed=1).select(range(20))
-    fewer = dataset_of(list(corpus["text"]), list(corpus["id"]), crops=True)
+    fewer = dataset_of(list(corpus["text"]), list(corpus["id"]), views="crops")
     for row, document in enumerate(corpus["id"]):
         assert drawn(fewer, row, 4) == first[document]
 
@@ -67,7 +67,7 @@ def test_hints_change_with_each_of_them(corpus_dataset, change):
         epoch = 1
     else:
         corpus = tiny_corpus()
-        dataset = dataset_of(list(corpus["text"]), [f"other {i}" for i in corpus["id"]], crops=True)
+        dataset = dataset_of(list(corpus["text"]), [f"other {i}" for i in corpus["id"]], views="crops")
     after = [drawn(dataset, row, epoch) for row in range(len(dataset))]
     # 6 tokens and more have 20 choices of three and more.
     assert sum(one[0] == other[0] for one, other in zip(before, after, strict=True)) < 15
@@ -154,6 +154,75 @@ def test_repetitions_count_by_their_logarithm():
         assert item["target_weights"][hidden].sum() == pytest.approx(expected)
 
 
+def test_words_that_go_with_a_document_are_excluded_in_it_alone():
+    """Its brand, for example: wherever it stands, but not in another document."""
+    texts = ["common0 topic0word0 common0 kind0word0", "common0 topic0word0", "topic0word0 common1"]
+    excluded = ["common0 unheard", None, "common1 topic0word0"]
+    dataset = IndexingDataset(list("abc"), texts, tiny_tokenizer(), 32, 0, excluded)
+    assert dataset.is_excluded.tolist() == [*[True, False] * 2, True, *[False, False, True], *[True, True, True]]
+    for target_weights in (None, weights_of(dataset, by_count=True)):
+        dataset.target_weights = target_weights
+        found = [(dataset[row]["target_weights"] > 0).tolist() for row in range(3)]
+        assert found == [[False, True, False, True, False], [True, True, False], [False] * 3]
+    # They are hints like any other word.
+    dataset.hint_ratio = 0.5
+    hints = sum(dataset[SampleKey(0, epoch, 1)]["hint_mask"].astype(int) for epoch in range(50))
+    assert all(hints[:4] > 10)
+    plain = IndexingDataset(list("abc"), texts, tiny_tokenizer(), 32, 0)
+    assert plain.digest() != dataset.digest()
+    assert not plain.is_excluded[~plain.is_special].any()
+
+
+def test_neighbours_are_drawn_from_the_list(corpus_dataset):
+    """By seed, epoch and document, as everything else; hints are those without neighbours."""
+    dataset = corpus_dataset
+    plain = [dataset[SampleKey(row, 3, 1)]["hint_mask"].tolist() for row in range(60)]
+    dataset.views, dataset.neighbours = "neighbours", np.stack([(np.arange(60) + i) % 60 for i in (1, 5, 9)], axis=1)
+    drawn_at = {epoch: [dataset[SampleKey(row, epoch, 1)] for row in range(60)] for epoch in range(8)}
+    assert [item["hint_mask"].tolist() for item in drawn_at[3]] == plain
+    for items in drawn_at.values():
+        assert all(item["neighbour"] in dataset.neighbours[row] for row, item in enumerate(items))
+    again = [dataset[SampleKey(row, 3, 1)]["neighbour"] for row in reversed(range(60))]
+    assert again[::-1] == [item["neighbour"] for item in drawn_at[3]]
+    offsets = np.array(
+        [[(item["neighbour"] - row) % 60 for row, item in enumerate(items)] for items in drawn_at.values()]
+    )
+    counts = [(offsets == i).sum() for i in (1, 5, 9)]
+    assert sum(counts) == 480 and min(counts) > 120  # of a third each, 160
+
+
+def test_a_batch_of_neighbours(tmp_path):
+    """Their whole texts, their encoder states where these are kept, and who they are."""
+    corpus, model = tiny_corpus(), tiny_indexer().eval()
+    dataset = IndexingDataset.of(corpus, tiny_tokenizer(), 32, seed=0)
+    dataset.views, dataset.neighbours = "neighbours", (np.arange(60)[:, None] + 1) % 60
+    batch = collator_of(dataset)([dataset[row] for row in (3, 59, 7)])
+    assert batch["viewed"].tolist() == [4, 0, 8] and batch["documents"].tolist() == [3, 59, 7]
+    assert "view_encoder_outputs" not in batch
+    for place, row in enumerate((4, 0, 8)):
+        tokens = dataset.tokens_of(row)
+        assert batch["view_input_ids"][place, : len(tokens)].tolist() == tokens.tolist()
+        assert batch["view_attention_mask"][place].sum() == len(tokens)
+
+    def every_document():
+        for row in range(60):
+            yield [row], model.encode(torch.from_numpy(dataset[row]["input_ids"][None].astype(np.int64)))[0].detach()
+
+    dataset.encoder_states = EncoderStates.open_or_compute(tmp_path, "x", dataset.offsets, 16, every_document)
+    batch = collator_of(dataset)([dataset[row] for row in (3, 59, 7)])
+    expected, mask = model.encode(batch["view_input_ids"], batch["view_attention_mask"])
+    torch.testing.assert_close(batch["view_encoder_outputs"], expected * mask[..., None], rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        names = ("input_ids", "hint_mask", "target_weights", "attention_mask", "decoder_input_ids", "view_input_ids")
+        inputs = {name: batch[name] for name in (*names, "view_attention_mask")}
+        views = [
+            model(**inputs, view="neighbours", **states).views
+            for states in ({}, {"view_encoder_outputs": batch["view_encoder_outputs"]})
+        ]
+    torch.testing.assert_close(views[0], views[1], rtol=1e-4, atol=1e-5)
+    assert (views[0][0] - views[0][1]).abs().max() > 1e-3
+
+
 def test_crops_are_runs_of_the_document(corpus_dataset):
     shares = []
     for row in range(len(corpus_dataset)):
@@ -202,7 +271,7 @@ def collator_of(dataset, **values):
 
 
 def test_a_batch():
-    dataset = dataset_of(SHORT, crops=True)
+    dataset = dataset_of(SHORT, views="crops")
     dataset.codes = np.array([[1, 0], [0, 3], [5, 0], [1, 1], [0, 3]])
     batch = collator_of(dataset)([dataset[SampleKey(3, 0, 1)], dataset[SampleKey(0, 0, 0)]])
     assert batch["input_ids"].tolist() == [dataset[3]["input_ids"].tolist(), [EOS, 0, 0, 0, 0, 0]]
@@ -222,7 +291,7 @@ def test_a_batch():
 
 
 def test_without_a_prefix_the_batch_has_nothing_for_the_decoder():
-    dataset = dataset_of(SHORT, crops=True)
+    dataset = dataset_of(SHORT, views="crops")
     batch = collator_of(dataset, with_prefix=False)([dataset[0], dataset[1]])
     assert not {"decoder_input_ids", "view_input_ids", "encoder_outputs"} & batch.keys()
     batch = collator_of(dataset)([dataset[0], dataset[1]])

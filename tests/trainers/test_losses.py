@@ -1,4 +1,4 @@
-"""The three losses against plain loops over documents."""
+"""The losses against plain loops over documents."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_lmindexer.outputs import ReconstructionOutput
-from trainers.losses import commitment_loss, contrastive_loss, reconstruction_loss
+from trainers.losses import anchor_loss, choice_loss, commitment_loss, contrastive_loss, reconstruction_loss
 
 quick = settings(max_examples=40, deadline=None, database=None)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -190,3 +190,97 @@ def test_commitment_adds_up_positions(seed, positions):
 
 def test_no_commitment_at_the_first_position():
     assert commitment_loss((torch.randn(3, 4),), torch.empty(3, 0, dtype=torch.long)).tolist() == [0, 0, 0]
+
+
+@quick
+@given(SEEDS)
+def test_choice_is_the_cross_entropy(seed):
+    random = np.random.default_rng(seed)
+    logits, codes = torch.from_numpy(random.normal(size=(4, 5)) * 3), torch.from_numpy(random.integers(5, size=4))
+    expected = [-log_softmax(row)[code] for row, code in zip(logits.tolist(), codes.tolist(), strict=True)]
+    assert choice_loss(logits, codes).tolist() == pytest.approx(expected)
+    assert choice_loss(logits.bfloat16(), codes).dtype == torch.float32
+
+
+def random_anchors(seed, batch=5, others=3):
+    """States and anchors of a batch and of the global batch, and who is another document; the last one is a filler."""
+    random = np.random.default_rng(seed)
+    all_hidden, all_anchors = (torch.from_numpy(random.normal(size=(batch + others, width))) for width in (4, 3))
+    documents = torch.arange(batch + others)
+    documents[-2] = 1  # the same document once more
+    is_other = (documents[:batch, None] != documents) & (torch.arange(batch + others) != batch + others - 1)
+    return all_hidden[:batch], all_anchors[:batch], all_hidden, all_anchors, is_other
+
+
+def anchor_by_loops(hidden, anchors, all_hidden, all_anchors, is_other, temperature):
+    def cosine(one, other):
+        return sum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
+
+    losses = []
+    for row in range(len(hidden)):
+        others = [j for j, other in enumerate(is_other[row].tolist()) if other]
+        target, found = (
+            log_softmax([cosine(mine[row].tolist(), everyone[j].tolist()) / temperature for j in others])
+            for mine, everyone in ((anchors, all_anchors), (hidden, all_hidden))
+        )
+        losses.append(sum(math.exp(p) * (p - q) for p, q in zip(target, found, strict=True)))
+    return losses
+
+
+@quick
+@given(SEEDS, st.sampled_from([1.0, 0.2, 0.05]))
+def test_anchor(seed, temperature):
+    inputs = random_anchors(seed)
+    losses = anchor_loss(*inputs, temperature)
+    assert losses.dtype == torch.float64 and (losses >= 0).all()
+    assert losses.tolist() == pytest.approx(anchor_by_loops(*inputs, temperature), abs=1e-9)
+
+
+def turned(states, seed=0):
+    """The same states in another, wider space, turned and of other lengths: their cosines are the same."""
+    random = np.random.default_rng(seed)
+    basis = torch.from_numpy(np.linalg.qr(random.normal(size=(9, states.shape[1])))[0])
+    return states @ basis.T * torch.from_numpy(random.uniform(0.1, 9, size=(len(states), 1)))
+
+
+def test_states_as_similar_as_the_anchors_are_not_pulled():
+    _, anchors, _, all_anchors, is_other = random_anchors(0)
+    everyone = turned(all_anchors).requires_grad_()
+    losses = anchor_loss(everyone[: len(anchors)], anchors, everyone, all_anchors, is_other, 0.05)
+    assert losses.abs().max() < 1e-9
+    (gradient,) = torch.autograd.grad(losses.sum(), everyone)
+    assert gradient.abs().max() < 1e-9
+    moved = turned(all_anchors + 0.5 * torch.randn_like(all_anchors)).requires_grad_()
+    losses = anchor_loss(moved[: len(anchors)], anchors, moved, all_anchors, is_other, 0.5)
+    (gradient,) = torch.autograd.grad(losses.sum(), moved)
+    assert losses.min() > 1e-4
+    # The last one is a filler: it pulls nobody.
+    assert gradient[-1].abs().max() == 0 and gradient[:-1].abs().amax(dim=1).min() > 1e-6
+
+
+def test_only_similarities_count():
+    hidden, anchors, all_hidden, all_anchors, is_other = random_anchors(1)
+    expected = anchor_loss(hidden, anchors, all_hidden, all_anchors, is_other, 0.2)
+    states, starts = turned(all_hidden, 1), turned(all_anchors, 2)
+    found = anchor_loss(states[: len(hidden)], starts[: len(hidden)], states, starts, is_other, 0.2)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_document_without_others_is_not_pulled():
+    hidden, anchors, all_hidden, all_anchors, is_other = random_anchors(2)
+    all_hidden.requires_grad_()
+    is_other[0] = False
+    losses = anchor_loss(all_hidden[: len(hidden)], anchors, all_hidden, all_anchors, is_other, 0.05)
+    (gradient,) = torch.autograd.grad(losses[0], all_hidden)
+    assert losses[0] == 0 and not gradient.any() and (losses[1:] > 0).all()
+
+
+def test_a_pull_in_half_precision_is_finite():
+    """Masked similarities are lower than any other also where the numbers end early."""
+    hidden, anchors, all_hidden, all_anchors, is_other = random_anchors(3)
+    exact = anchor_loss(hidden, anchors, all_hidden, all_anchors, is_other, 0.5)
+    for dtype in (torch.bfloat16, torch.float16):
+        parts = [part.to(dtype) for part in (hidden, anchors, all_hidden, all_anchors)]
+        losses = anchor_loss(*parts, is_other, 0.5)
+        assert losses.dtype == torch.float32
+        torch.testing.assert_close(losses.double(), exact, rtol=0.2, atol=0.05)

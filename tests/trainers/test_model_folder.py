@@ -20,7 +20,7 @@ from trainers.report import stage_table
 FILES = {
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "semantic_ids.parquet", "prefix_tree.safetensors", "metrics.json", "figures/losses.png", "figures/codes.png",
-    "figures/categories.png", "README.md",
+    "figures/categories.png", "figures/density.png", "README.md",
 }  # fmt: skip
 
 
@@ -166,5 +166,6 @@ def test_a_run_without_training_or_categories_is_written_too(tmp_path):
         trainer.train()
         folder = save_model_folder(trainer, {}, card_of(trainer))
         pictures = {path.name for path in (folder / "figures").iterdir()}
-        assert pictures == ({"codes.png", "categories.png"} if name == "some" else {"codes.png"})
+        always = {"codes.png", "density.png"}
+        assert pictures == (always | {"categories.png"} if name == "some" else always)
         assert "losses.png" not in (folder / "README.md").read_text()

@@ -17,6 +17,7 @@ from trainers.report import (
     format_table,
     position_table,
     query_figures,
+    random_index,
     sample_queries,
     stage_table,
 )
@@ -134,3 +135,18 @@ def test_figures_of_queries():
     crowded = tiny_indexer(codebook_sizes=[4, 15], num_disambiguation_codes=1).eval()
     figures = query_figures(crowded, tiny_tokenizer(), full, queries, seed=0, quiet=True)
     assert figures["recall_at_10_random_ids"] is None and figures["recall_at_10"] >= 0
+
+
+def test_figures_of_queries_without_a_last_position():
+    """Random IDs must be unique, too: here there are as many as documents."""
+    corpus, model = tiny_corpus(), tiny_indexer(codebook_sizes=[4, 15], num_disambiguation_codes=0).eval()
+    codes = np.stack(np.divmod(np.random.default_rng(1).permutation(60), 15), axis=1)
+    index = SemanticIndex.from_codes(list(corpus["id"]), codes, [4, 15], has_disambiguation=False)
+    random = random_index(index, seed=0)
+    assert random.document_ids == index.document_ids and random.position_sizes == [4, 15]
+    assert not random.has_disambiguation and len(np.unique(random.codes, axis=0)) == 60
+    assert (random.codes != index.codes).any(axis=1).sum() > 40
+    np.testing.assert_array_equal(random_index(index, seed=0).codes, random.codes)
+    queries = Queries(list(corpus["text"])[:20], list(corpus["id"])[:20])
+    figures = query_figures(model, tiny_tokenizer(), index, queries, seed=0, quiet=True)
+    assert 0 <= figures["recall_at_10_random_ids"] <= 1

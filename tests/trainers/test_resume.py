@@ -23,7 +23,16 @@ SETTINGS = {
         {"dropout": 0.1, "codebook_sizes": [5]},
         {"gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2},
     ),
-}
+    # Averages of codes and where documents started are not among the weights.
+    "additions": (
+        {"dropout": 0.1, "codebook_sizes": [8], "learn_temperature": True},
+        {
+            "save_strategy": "steps", "save_steps": 3, "ema_decay": 0.7, "restart_threshold": 0.8,
+            "anchor_weights": [1.0], "anchor_lexical_weight": 0.5, "contrastive_views": "neighbours",
+            "choice_weight": 0.5, "code_choice": "balanced", "codebook_init": "micro",
+        },
+    ),
+}  # fmt: skip
 
 
 class Stopped(Exception):
@@ -142,6 +151,13 @@ MOMENTS = {
     "accumulated": [
         (("step", "1-continuous", 3), ("1-continuous", 2)),
         (("before the mark", "1-discrete", 2), ("1-discrete", 1)),
+    ],
+    "additions": [
+        (("step", "1-continuous", 5), ("1-continuous", 3)),
+        (("step", "1-discrete", 2), ("1-discrete", 0)),
+        (("step", "1-discrete", 5), ("1-discrete", 3)),
+        (("inside a checkpoint", "1-discrete", 6), ("1-discrete", 3)),
+        (("after the last step", "1-discrete"), ("1-discrete", 8)),
     ],
 }
 

@@ -10,19 +10,61 @@ from tiny_training import at_second_position, make_trainer, tiny_corpus, tiny_in
 
 from trainers import SemanticIDTrainer
 
-# Every option takes part in one of them: backbone, similarity, views, target, number of positions.
+# Every option takes part in one of them: backbone, similarity, views, target, number of positions, additions.
 RUNS = {
     "t5": ({"kind": "t5", "dropout": 0.1}, {}),
-    "frozen bert": ({"kind": "bert", "similarity": "dot"}, {"freeze_encoder": True, "contrastive_views": "crops"}),
+    "frozen bert": (
+        {"kind": "bert", "similarity": "dot"},
+        {
+            "freeze_encoder": True,
+            "contrastive_views": "crops",
+            "codebook_init": "ward",
+            "ema_decay": 0.8,
+            "restart_threshold": 0.5,
+        },
+    ),
     "three positions": (
-        {"codebook_sizes": [4, 3, 5], "similarity": "euclidean", "reconstruction_target": "words"},
-        {"train_earlier_codebooks": True, "contrastive_views": "identical", "idf_weights": True},
+        {
+            "codebook_sizes": [4, 3, 5],
+            "similarity": "euclidean",
+            "reconstruction_target": "words",
+            "learn_temperature": True,
+        },
+        {
+            "train_earlier_codebooks": True,
+            "contrastive_views": "identical",
+            "idf_weights": True,
+            "code_choice": "expectation",
+            "choice_weight": 0.3,
+            "likelihood_weight": 20.0,
+            "choice_candidates": 3,
+        },
+    ),
+    "unique codes": (
+        {"codebook_sizes": [8, 10], "learn_temperature": True, "dropout": 0.1},
+        {
+            "contrastive_views": "neighbours",
+            "num_neighbours": 3,
+            "anchor_weights": [0.5, 2.0],
+            "anchor_lexical_weight": 0.5,
+            "anchor_temperature": 0.2,
+            "anchor_smoothing": 1,
+            "code_choice": "balanced",
+            "balance_smoothness": 0.5,
+            "codebook_init": "micro",
+            "micro_share": 0.5,
+            "later_codebook_init": "kmeans",
+            "ema_decay": 0.9,
+            "collisions": "reassign",
+            "stage_learning_rates": [3e-3, 1e-2, 2e-3, 5e-3, 1e-3],
+        },
     ),
     "one position": (
         {"kind": "bert", "codebook_sizes": [5]},
         {
-            "contrastive_views": "crops",
+            "contrastive_views": "decoder_dropout",
             "gradient_accumulation_steps": 2,
+            "restart_threshold": 0.9,
             "contrastive_normalize": True,
             "contrastive_weights": [0.3],
             "reconstruction_weight": 0.7,
@@ -38,7 +80,7 @@ class RecordingTrainer(SemanticIDTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.before, self.after, self.ended = {}, {}, {}
-        self.codes_after, self.logs, self.labels = {}, {}, {}
+        self.codes_after, self.logs, self.labels, self.trainable = {}, {}, {}, {}
 
     def weights(self):
         return {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -46,6 +88,7 @@ class RecordingTrainer(SemanticIDTrainer):
     def prepare_stage(self, stage):
         super().prepare_stage(stage)
         self.before[stage.name] = self.weights()
+        self.trainable[stage.name] = {name for name, value in self.model.named_parameters() if value.requires_grad}
 
     def finish_stage(self, stage):
         assert self.documents.hint_ratio == stage.hint_ratio
@@ -91,7 +134,8 @@ def moved_groups(before, after):
     for name, value in before.items():
         if not torch.equal(value, after[name]):
             if name.startswith("codebooks.learned."):
-                changed.add(f"codebook {int(name.split('.')[2]) + 1}")
+                part = "temperature" if name.endswith("log_temperature") else "codebook"
+                changed.add(f"{part} {int(name.split('.')[2]) + 1}")
             else:
                 changed.add(next(part for start, part in parts.items() if name.startswith(start)))
     return changed
@@ -110,14 +154,21 @@ def run(request, tmp_path_factory):
 
 
 def test_each_stage_moves_its_own_and_nothing_else(run):
-    """The warm-up: the reconstructor; then everything, but of the codebooks only the one of a discrete stage."""
+    """The warm-up: the reconstructor; then everything, but of the codebooks only the one of a discrete stage.
+
+    A temperature moves with its codebook. Codes that follow their documents have no gradient.
+    """
+    parts = ("codebook", "temperature") if run.model.config.learn_temperature else ("codebook",)
     text_model = {"decoder"} if run.args.freeze_encoder else {"encoder", "embeddings", "decoder"}
     for stage in run.stages:
         expected = {"reconstructor", "start"} if stage.kind == "reconstructor" else {"reconstructor"} | text_model
         if stage.kind == "discrete":
-            expected |= {f"codebook {stage.position + 1}"}
+            expected |= {f"{part} {stage.position + 1}" for part in parts}
+            assert (f"codebooks.learned.{stage.position}.weight" in run.trainable[stage.name]) == (
+                not run.args.ema_decay
+            )
         if run.args.train_earlier_codebooks and stage.kind != "reconstructor":
-            expected |= {f"codebook {position + 1}" for position in range(stage.position)}
+            expected |= {f"{part} {position + 1}" for part in parts for position in range(stage.position)}
         assert moved_groups(run.before[stage.name], run.after[stage.name]) == expected, stage.name
 
 
@@ -156,19 +207,26 @@ def test_codes_of_a_finished_position_never_change(run):
 def test_the_index_holds_every_document_with_an_id_of_its_own(run):
     corpus = tiny_corpus()
     assert run.index.document_ids == list(corpus["id"])
-    np.testing.assert_array_equal(run.index.codes[:, :-1], run.documents.codes)
+    if run.args.collisions == "reassign":
+        np.testing.assert_array_equal(run.index.codes, run.reassignment.codes)
+        assert run.index.position_sizes == run.model.config.position_sizes == [8, 10]
+    else:
+        np.testing.assert_array_equal(run.index.codes[:, :-1], run.documents.codes)
+        assert run.reassignment is None
     assert len(np.unique(run.index.codes, axis=0)) == 60
     assert run.index.documents_of(run.index.sequences) == [[document] for document in corpus["id"]]
     assert run.index.model is run.model and not run.model.training
 
 
 def test_figures_of_every_stage(run):
-    losses = {"loss", "reconstruction", "contrastive", "commitment"}
+    losses = {"loss", "reconstruction", "contrastive", "commitment", "anchor", "choice"}
     assert list(run.figures) == [stage.name for stage in run.stages]
     for stage in run.stages:
         figures = run.figures[stage.name]
-        expected = losses - ({"contrastive"} if stage.kind == "reconstructor" else set())
+        expected = losses - ({"contrastive", "anchor"} if stage.kind == "reconstructor" else set())
         expected -= {"commitment"} if stage.position == 0 else set()
+        expected -= set() if stage.anchor_weight else {"anchor"}
+        expected -= set() if stage.kind == "discrete" and run.args.choice_weight else {"choice"}
         names = {f"{name}_{end}" for name in expected for end in ("start", "end")}
         names |= {"loss_curve", "reconstruction_f1"}
         if stage.kind != "reconstructor":
@@ -197,10 +255,14 @@ def test_every_loss_is_logged_by_its_name(run):
             "reconstruction": run.args.reconstruction_weight,
             "contrastive": stage.contrastive_weight,
             "commitment": run.args.commitment_weight,
+            "anchor": stage.anchor_weight,
+            "choice": run.args.choice_weight,
         }
         names = ["reconstruction"]
         names += ["contrastive"] if stage.kind != "reconstructor" else []
         names += ["commitment"] if stage.position else []
+        names += ["anchor"] if stage.kind != "reconstructor" and stage.anchor_weight else []
+        names += ["choice"] if stage.kind == "discrete" and run.args.choice_weight else []
         entries = [entry for entry in run.logs[stage.name] if "loss" in entry]
         batches = 60 / 16 / run.args.gradient_accumulation_steps
         assert len(entries) == math.ceil(batches) * stage.epochs
@@ -324,15 +386,19 @@ def test_contrastive_negatives_come_from_the_micro_batch_alone(tmp_path, tempera
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7, msg=name)
 
 
-@pytest.mark.parametrize("views", ["identical", "dropout", "crops"])
-def test_views(tmp_path, views):
-    """A state twice; the states of two passes; or those of two parts of the text, each encoded alone."""
+@pytest.mark.parametrize(("views", "passes"), [("identical", 1), ("dropout", 2), ("decoder_dropout", 1), ("crops", 2)])
+def test_views(tmp_path, views, passes):
+    """A state twice; the states of two passes, the encoder's too or not; or those of two parts, each encoded alone."""
     trainer = at_second_position(tmp_path, model=tiny_indexer(dropout=0.3).double(), contrastive_views=views)
     batch = trainer.collator()([trainer.documents[row] for row in TWO_GROUPS])
     found = []
-    trainer.contrast = lambda views, documents, *_: found.append(views) or torch.zeros(len(documents))
+    trainer.objective.contrast = lambda views, batch: found.append(views) or torch.zeros(len(batch.documents))
+    encoded = []
+    hook = trainer.model.get_encoder().register_forward_hook(lambda *_: encoded.append(1))
     for mode in (False, True):
         trainer.compute_loss(trainer.model.train(mode), dict(batch))
+    hook.remove()
+    assert len(encoded) == 2 * passes
     (calm, calm_other), (noisy, noisy_other) = found
     assert torch.equal(noisy, noisy_other) == (views == "identical")
     if views != "crops":
@@ -419,6 +485,25 @@ def test_the_settings_that_came_in_stay_as_they_are(tmp_path):
     assert arguments.to_dict() == before
     third = SemanticIDTrainer(tiny_indexer(), again.args, tiny_corpus(), trainer.tokenizer)
     assert third.run_dir == tmp_path
+
+
+def test_words_that_a_corpus_excludes_are_no_targets(tmp_path):
+    """Neither in training nor for documents that are held out of it."""
+    corpus = tiny_corpus().map(lambda row: {"excluded": row["text"].split()[0]})
+    trainer = make_trainer(tmp_path, corpus=corpus)
+    for documents in (trainer.documents, trainer.like_documents(corpus)):
+        for row, text in enumerate(corpus["text"]):
+            words = text.split()
+            excluded = documents.is_excluded[documents.offsets[row] : documents.offsets[row + 1]].tolist()
+            assert excluded == [*[word == words[0] for word in words], True]
+
+
+def test_temperatures_do_not_decay(tmp_path):
+    """Of their logarithms a decay would draw them towards 1; codes decay as other weights do."""
+    trainer = make_trainer(tmp_path, model=tiny_indexer(learn_temperature=True))
+    names = trainer.get_decay_parameter_names(trainer.model)
+    assert not any("temperature" in name for name in names)
+    assert {f"codebooks.learned.{t}.weight" for t in (0, 1)} <= set(names)
 
 
 def test_a_corpus_without_categories(tmp_path):

@@ -1,9 +1,11 @@
 """The schedule of stages."""
 
-import pytest
-from tiny_training import tiny_arguments
+from dataclasses import replace
 
-from trainers.stages import hint_ratio_at, plan_stages
+import pytest
+from tiny_training import tiny_arguments, tiny_indexer
+
+from trainers.stages import Stage, hint_ratio_at, plan_stages, set_trainable
 
 
 @pytest.mark.parametrize("positions", [1, 2, 3])
@@ -44,9 +46,60 @@ def test_hints_become_fewer(tmp_path):
     assert [hint_ratio_at(position, [0.1, 0.2, 0.3]) for position in range(3)] == [0.1, 0.2, 0.3]
 
 
+def test_learning_rates_stage_by_stage(tmp_path):
+    """In place of the peak and its factors."""
+    rates = [0.5, 0.4, 0.3, 0.2, 0.1]
+    stages = plan_stages(2, tiny_arguments(tmp_path, stage_learning_rates=rates, rate_factors=[7.0]))
+    assert [stage.learning_rate for stage in stages] == rates
+    plain = plan_stages(2, tiny_arguments(tmp_path))
+    assert [replace(stage, learning_rate=1) for stage in stages] == [
+        replace(stage, learning_rate=1) for stage in plain
+    ]
+    with pytest.raises(ValueError, match="has 5 values for 3 stages: .* 0-reconstructor, 1-continuous, 1-discrete"):
+        plan_stages(1, tiny_arguments(tmp_path, stage_learning_rates=rates))
+
+
+def test_weights_of_losses_by_position(tmp_path):
+    stages = plan_stages(3, tiny_arguments(tmp_path, anchor_weights=[1.0, 0.5], contrastive_weights=[0.0, 2.0]))
+    assert [stage.anchor_weight for stage in stages] == [0, 1, 1, 0.5, 0.5, 0.5, 0.5]
+    assert [stage.contrastive_weight for stage in stages] == [0, 0, 0, 2, 2, 2, 2]
+    assert [stage.contrasts for stage in stages] == [False] * 3 + [True] * 4
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_of_the_codebooks_learns_by_gradient(tmp_path, kind, earlier, ema):
+    """Codes that follow their documents do not, while they are learned; temperatures do with their codebooks."""
+    model = tiny_indexer(codebook_sizes=[4, 4, 4], learn_temperature=True)
+    arguments = tiny_arguments(tmp_path, train_earlier_codebooks=earlier, ema_decay=ema)
+    set_trainable(model, Stage(kind, 1, 1, 0.1, 0.5), arguments)
+    found = [(book.weight.requires_grad, book.log_temperature.requires_grad) for book in model.codebooks.learned]
+    assert found == [(earlier, earlier), (kind == "discrete" and not ema, kind == "discrete"), (False, False)]
+    assert not model.codebooks.disambiguation.weight.requires_grad
+
+
 def test_impossible_settings(tmp_path):
     for ratios in ([], [1.0], [0.5, -0.1]):
         with pytest.raises(ValueError, match="hint_ratios"):
             tiny_arguments(tmp_path, hint_ratios=ratios)
+    for values, message in (
+        ({"anchor_weights": []}, "anchor_weights is"),
+        ({"anchor_weights": [-1.0]}, "anchor_weights is"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"restart_threshold": -0.1}, "restart_threshold -0.1"),
+        ({"micro_share": 0.0}, "micro_share 0.0"),
+        ({"num_neighbours": 0}, "num_neighbours is 0"),
+        ({"anchor_smoothing": -1}, "anchor_smoothing is -1; it must be at least 0"),
+        ({"later_codebook_init": "median"}, "later_codebook_init is 'median'; it must be one of kmeans, ward"),
+        ({"code_choice": "best"}, "kind is 'best'; it must be one of most_likely, balanced, expectation"),
+        ({"choice_candidates": 0}, "candidates is 0"),
+        ({"codebook_init": "median"}, "codebook_init is 'median'; it must be one of kmeans, ward"),
+        ({"collisions": "ignore"}, "collisions is 'ignore'; it must be one of counter, reassign"),
+        ({"contrastive_views": "crop"}, "contrastive_views is 'crop'; it must be one of identical, dropout"),
+        ({"reduction": "max"}, "reduction is 'max'; it must be one of mean, sum"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny_arguments(tmp_path, **values)
     with pytest.raises(ValueError, match="start_over and go_on"):
         tiny_arguments(tmp_path, start_over=True, go_on=True)

@@ -10,7 +10,14 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from tiny_training import at_second_position, epoch_documents, first_step, make_trainer, tiny_indexer  # noqa: E402
+from tiny_training import (  # noqa: E402
+    at_second_position,
+    epoch_documents,
+    first_step,
+    make_trainer,
+    steps_with_additions,
+    tiny_indexer,
+)
 from transformers import TrainerCallback  # noqa: E402
 
 from trainers import ExistingRunError, SemanticIDTrainer  # noqa: E402
@@ -51,6 +58,11 @@ def gradients(folder: Path) -> dict:
     }
 
 
+def additions(folder: Path) -> dict:
+    """What looks at the documents of all processes, with 5 of them on each."""
+    return steps_with_additions(folder, batch_size=5)
+
+
 def epochs(folder: Path) -> list:
     """Documents of two epochs with prefix groups, as this process gets them."""
     trainer = at_second_position(folder, per_device_train_batch_size=4)
@@ -81,11 +93,15 @@ def whole_run(folder: Path) -> list[dict]:
 
 
 def frozen_run(folder: Path) -> dict:
-    """A run whose encoder runs once, on the main process; then the refusal of other settings."""
+    """A run whose encoder runs once, on the main process, and whose IDs have no last position; then the refusal of
+    other settings."""
 
     def trainer_of(**settings):
-        model = tiny_indexer("bert", similarity="euclidean")
-        return make_trainer(folder, model=model, freeze_encoder=True, max_steps=2, **settings)
+        model = tiny_indexer("bert", similarity="euclidean", codebook_sizes=[8, 10])
+        return make_trainer(
+            folder, model=model, freeze_encoder=True, max_steps=2, collisions="reassign", anchor_weights=[1.0],
+            contrastive_views="neighbours", **settings,
+        )  # fmt: skip
 
     trainer = trainer_of()
     trainer.train()

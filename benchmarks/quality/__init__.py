@@ -1,0 +1,1 @@
+"""Parts of the benchmark `id_quality.py`."""

@@ -1,0 +1,119 @@
+"""The losses of a batch, over the documents of all processes, and the factors that they are added up with."""
+
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+
+from modeling_lmindexer.outputs import LMIndexerOutput
+
+from .gather import gather_with_grad
+from .losses import anchor_loss, choice_loss, commitment_loss, contrastive_loss, reconstruction_loss
+from .stages import Stage
+from .training_args import SemanticIDTrainingArguments
+
+
+class Batch(NamedTuple):
+    """What of a batch the losses look at beside the model's output.
+
+    `documents` `(batch,)` row numbers, `groups` `(batch,)` numbers of their prefixes, `counts` `(batch,)` 0 for
+    fillers, `viewed` `(batch,)` row numbers of the documents that the second views show, `decoder_input_ids`
+    `(batch, positions)`, `anchors` `(batch, dimensions)` embeddings that the documents started with.
+    """
+
+    documents: torch.Tensor
+    groups: torch.Tensor
+    counts: torch.Tensor
+    viewed: torch.Tensor
+    decoder_input_ids: torch.Tensor | None = None
+    anchors: torch.Tensor | None = None
+
+    @classmethod
+    def take(cls, inputs: dict[str, torch.Tensor]) -> "Batch":
+        """Takes out of what the collator makes what the model does not want."""
+        documents, groups, counts = (inputs.pop(name) for name in ("documents", "groups", "counts"))
+        viewed, anchors = inputs.pop("viewed", documents), inputs.pop("anchors", None)
+        return cls(documents, groups, counts, viewed, inputs.get("decoder_input_ids"), anchors)
+
+
+class Objective:
+    """Eq. 11 with its additions, each `(batch,)`.
+
+    Args:
+        accelerator: of the trainer.
+        args: weights, temperatures, reduction.
+    """
+
+    def __init__(self, accelerator: Accelerator, args: SemanticIDTrainingArguments):
+        self.accelerator, self.args = accelerator, args
+
+    def factors(self, stage: Stage) -> dict[str, float]:
+        """What every loss of a stage is multiplied by."""
+        return {
+            "reconstruction": self.args.reconstruction_weight,
+            "contrastive": stage.contrastive_weight,
+            "commitment": self.args.commitment_weight,
+            "anchor": stage.anchor_weight,
+            "choice": self.args.choice_weight,
+        }
+
+    def terms(
+        self, stage: Stage, outputs: LMIndexerOutput, batch: Batch, offsets: list[int]
+    ) -> dict[str, torch.Tensor]:
+        """The losses of a stage by name.
+
+        Args:
+            stage: says which there are.
+            outputs: of the model's forward.
+            batch: see [`Batch`].
+            offsets: first flat id of every position.
+        """
+        terms = {
+            "reconstruction": reconstruction_loss(outputs.reconstruction, len(batch.documents), self.args.reduction)
+        }
+        if stage.kind == "reconstructor":
+            return terms
+        if stage.contrasts:
+            terms["contrastive"] = self.contrast(outputs.views, batch)
+        if stage.position > 0:
+            prefix = batch.decoder_input_ids[:, 1:]
+            starts = torch.tensor(offsets[: prefix.shape[1]], device=prefix.device)
+            terms["commitment"] = commitment_loss(outputs.code_logits, prefix - starts)
+        if stage.anchor_weight > 0:
+            terms["anchor"] = self.pull(outputs.decoder_last_hidden_state[:, -1], batch)
+        if stage.kind == "discrete" and self.args.choice_weight > 0:
+            terms["choice"] = choice_loss(outputs.code_logits[-1], outputs.chosen_codes)
+        return terms
+
+    def contrast(self, views: tuple[torch.Tensor, torch.Tensor], batch: Batch) -> torch.Tensor:
+        """Contrastive loss against the documents of all processes that share the prefix, `(batch,)`.
+
+        No document is pushed away from a view of itself, or of the document that its own second view is of.
+        """
+        anchors, positives = views
+        candidates = gather_with_grad(positives)
+        groups, viewed = self.accelerator.gather((batch.groups, batch.viewed))
+        is_negative = (batch.groups[:, None] == groups) & self.is_other(batch)
+        is_negative &= (batch.documents[:, None] != viewed) & (batch.viewed[:, None] != viewed)
+        return contrastive_loss(
+            anchors, positives, candidates, is_negative,
+            self.args.contrastive_temperature, self.args.contrastive_normalize,
+        )  # fmt: skip
+
+    def pull(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Pull of the states `(batch, hidden)` towards the similarities they started with, `(batch,)`."""
+        return anchor_loss(
+            hidden, batch.anchors.to(hidden.dtype), gather_with_grad(hidden),
+            self.accelerator.gather(batch.anchors).to(hidden.dtype), self.is_other(batch),
+            self.args.anchor_temperature,
+        )  # fmt: skip
+
+    def is_other(self, batch: Batch) -> torch.Tensor:
+        """Which documents of all processes are others than a row's, fillers not counted: `(batch, candidates)`."""
+        documents, counts = self.accelerator.gather((batch.documents, batch.counts))
+        return (batch.documents[:, None] != documents) & (counts > 0)
+
+    def gather_counted(self, hidden, codes, counts) -> tuple[torch.Tensor, torch.Tensor]:
+        """States `(documents, hidden)` and codes of the documents of all processes, fillers left out."""
+        hidden, codes, counts = self.accelerator.gather((hidden.detach(), codes, counts))
+        return hidden[counts > 0], codes[counts > 0]
