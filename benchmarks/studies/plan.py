@@ -119,10 +119,10 @@ class Plan:
     def run(self, corpus: str, family: str, name: str, seed: int) -> Run:
         """The run of that name."""
         own = {key: value for key, value in self.runs[name].items() if key not in ("after", "families", "epochs")}
-        after, factors = (self.runs[name].get(key) for key in ("after", "epochs"))
+        after, moves = (self.runs[name].get(key) for key in ("after", "epochs"))
         chosen = self.families[family]
         settings = preset(chosen["preset"]) | {"max_source_length": self.sets[corpus].max_length} | self.settings
-        settings = scaled_epochs(settings | chosen.get("settings", {}), factors or {})
+        settings = moved_epochs(settings | chosen.get("settings", {}), moves or {})
         before = self.run(corpus, family, after, seed) if after else None
         return Run(family, corpus, name, seed, settings | own, chosen["exclude"], before)
 
@@ -139,13 +139,27 @@ class Plan:
         return list(found.values())
 
 
-def scaled_epochs(settings: dict, factors: dict[str, float]) -> dict:
-    """Settings with the epochs of `reconstructor`, `continuous` and `discrete` stages times a factor."""
-    names = {"reconstructor": "reconstructor_epochs", "discrete": "num_train_epochs"}
-    scaled = {names[stage]: settings[names[stage]] * factor for stage, factor in factors.items() if stage in names}
-    if "continuous" in factors:
-        scaled["continuous_epochs"] = [epochs * factors["continuous"] for epochs in settings["continuous_epochs"]]
-    return settings | scaled
+def moved_epochs(settings: dict, moves: dict[str, str]) -> dict:
+    """Settings in which a kind of stages has no epochs, and another one those of its first position on top.
+
+    Args:
+        settings: of a trainer.
+        moves: from a kind to a kind of stages, `reconstructor`, `continuous` and `discrete`.
+    """
+    epochs = {
+        "reconstructor": settings["reconstructor_epochs"],
+        "continuous": settings["continuous_epochs"][0],
+        "discrete": settings["num_train_epochs"],
+    }
+    for source, target in moves.items():
+        epochs[target] += epochs[source]
+        epochs[source] = 0
+    later = [0 if "continuous" in moves else number for number in settings["continuous_epochs"][1:]]
+    return settings | {
+        "reconstructor_epochs": epochs["reconstructor"],
+        "continuous_epochs": [epochs["continuous"], *later],
+        "num_train_epochs": epochs["discrete"],
+    }
 
 
 def read_plan(path: Path) -> Plan:

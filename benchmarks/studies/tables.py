@@ -36,7 +36,7 @@ class Found:
     def mean(self, family: str, run: str, figure: str) -> float | None:
         """The figure in the mean over the seeds."""
         values = self.values(family, run, figure)
-        return fmean(values) if values else None
+        return values[0] if len(values) == 1 else fmean(values) if values else None
 
     def all_rows(self) -> list[dict]:
         """Every row once."""

@@ -33,7 +33,7 @@ PLAN = {
         "one": {"codebook_sizes": [6]},
         "two": {"after": "one", "codebook_sizes": [6, 4], "families": ["best"]},
         "no commitment": {"after": "one", "codebook_sizes": [6, 4], "commitment_weight": 0, "families": ["best"]},
-        "no warm-up": {"codebook_sizes": [6], "epochs": {"reconstructor": 0, "continuous": 2}, "families": ["best"]},
+        "no warm-up": {"codebook_sizes": [6], "epochs": {"reconstructor": "continuous"}, "families": ["best"]},
     },
     "studies": {
         "warm-up": {
@@ -196,6 +196,22 @@ def test_wrong_plans(tmp_path):
         (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | change))
         with pytest.raises(plan.PlanError, match=message):
             plan.read_plan(tmp_path / "plan.yaml")
+
+
+@pytest.mark.parametrize(
+    ("moves", "expected"),
+    [
+        ({}, (1, [2, 5], 3)),
+        ({"reconstructor": "continuous"}, (0, [3, 5], 3)),
+        ({"continuous": "discrete"}, (1, [0, 0], 5)),
+        ({"reconstructor": "continuous", "continuous": "discrete"}, (0, [0, 0], 6)),
+    ],
+)
+def test_epochs_move(moves, expected):
+    names = ("reconstructor_epochs", "continuous_epochs", "num_train_epochs")
+    settings = dict(zip(names, (1, [2, 5], 3), strict=True)) | {"seed": 7}
+    found = module("studies.plan").moved_epochs(settings, moves)
+    assert found == dict(zip(names, expected, strict=True)) | {"seed": 7}
 
 
 def test_the_configuration():
