@@ -258,7 +258,8 @@ def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, so
     card = CardContent(
         name=trainer.args.hub_model_id or str(trainer.run_dir), data=source, documents=len(corpus),
         codebook_sizes=sizes, positions_table=tables[0], stages_table=tables[1], queries=queries, examples=samples,
-        base_model=model_arguments.model_name_or_path, licence=model_arguments.licence,
+        counter=trainer.reassignment is None, base_model=model_arguments.model_name_or_path,
+        licence=model_arguments.licence,
         datasets=[corpus_arguments.dataset_name] if corpus_arguments.dataset_name else [],
     )  # fmt: skip
     folder = save_model_folder(trainer, metrics, card)

@@ -41,8 +41,10 @@ Without the package: `AutoModel.from_pretrained(folder, trust_remote_code=True)`
 
 ## Data
 
-{{ data }} ({{ documents }} documents). IDs have {{ positions }} learned positions with {{ sizes }} codes and a
-last one that tells apart the documents that share them.
+{{ data }} ({{ documents }} documents). IDs have {{ positions }} learned positions with {{ sizes }} codes
+{%- if counter %} and a
+last one that tells apart the documents that share them{% else %}; documents
+that shared them got other codes at the least cost{% endif %}.
 
 ## Figures
 
@@ -82,6 +84,7 @@ class CardContent:
     stages_table: str
     queries: str
     examples: str
+    counter: bool = True  # whether a last position tells documents apart
     base_model: str | None = None
     licence: str | None = None
     datasets: list[str] = field(default_factory=list)
@@ -114,6 +117,7 @@ def write_card(content: CardContent, figures: list[str], path: Path) -> None:
         documents=f"{content.documents:,}",
         beams=min(20, content.documents),
         positions=len(content.codebook_sizes),
+        counter=content.counter,
         sizes=" and ".join(map(str, content.codebook_sizes)),
         positions_table=content.positions_table,
         stages_table=content.stages_table,

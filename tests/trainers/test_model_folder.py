@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from modeling_lmindexer import PrefixTreeLogitsProcessor, SemanticIndex
 from modeling_lmindexer.folder import file_digest, read_manifest
 from trainers import model_folder
-from trainers.model_card import CardContent
+from trainers.model_card import CardContent, write_card
 from trainers.model_folder import save_model_folder
 from trainers.report import stage_table
 
@@ -169,3 +169,14 @@ def test_a_run_without_training_or_categories_is_written_too(tmp_path):
         always = {"codes.png", "density.png"}
         assert pictures == (always | {"categories.png"} if name == "some" else always)
         assert "losses.png" not in (folder / "README.md").read_text()
+
+
+def test_the_card_says_how_documents_are_told_apart(tmp_path):
+    for counter, words in ((True, "a last one that tells apart"), (False, "got other codes at the least cost")):
+        card = CardContent(
+            name="n", data="d", documents=2, codebook_sizes=[2, 2], positions_table="", stages_table="", queries="",
+            examples="", counter=counter,
+        )  # fmt: skip
+        write_card(card, [], tmp_path / "README.md")
+        text = " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
+        assert "2 learned positions with 2 and 2 codes" in text and words in text
