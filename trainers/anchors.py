@@ -1,5 +1,6 @@
-"""The embeddings that documents start with: what a pull keeps their states near to, and who is near to whom."""
+"""The embeddings that documents start with, and what of them a pull keeps the states of a position near to."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +13,66 @@ from modeling_lmindexer.folder import atomic_path
 
 from .corpus_pass import CorpusPass
 from .documents import IndexingDataset
+from .neighbourhoods import nearest_neighbours, neighbourhood_means
+from .stages import value_at
 from .training_args import SemanticIDTrainingArguments
 
 # Dimensions of the projected words, as for the two-stage indexers that get them.
 _LEXICAL_SIZE = 256
 
 
-def find_anchors(
-    corpus: CorpusPass, args: SemanticIDTrainingArguments, path: Path
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Where documents are pulled to, and their neighbours, if any setting asks for them.
+@dataclass(frozen=True)
+class Anchors:
+    """What the states of every position are pulled to.
+
+    Attributes:
+        vectors: `(N, dimensions)` float32, the embeddings that documents start with.
+        neighbours: `(N, number)` rows, or None where no setting asks for them.
+        args: of the run.
+    """
+
+    vectors: np.ndarray
+    neighbours: np.ndarray | None
+    args: SemanticIDTrainingArguments
+
+    def at(self, position: int, groups: np.ndarray) -> np.ndarray:
+        """`(N, dimensions)` of a position, counted from 0.
+
+        Args:
+            position: of the stage.
+            groups: `(N,)` number of the prefix that a document shares with others.
+        """
+        steps = value_at(position, self.args.anchor_smoothing)
+        vectors = neighbourhood_means(self.vectors, self.neighbours, steps) if steps else self.vectors
+        return left_over(vectors, groups) if position and self.args.anchor_residuals else vectors
+
+
+def find_anchors(corpus: CorpusPass, args: SemanticIDTrainingArguments, path: Path) -> Anchors:
+    """Where documents are pulled to, and their neighbours if any setting asks for them.
 
     Args:
         corpus: the model as it starts, and the documents.
         args: of the run.
         path: of the file that a stopped run finds the starting embeddings in.
-
-    Returns:
-        `(N, dimensions)` float32 and row numbers `(N, number)`.
     """
     vectors = kept_anchors(corpus, args.anchor_lexical_weight, path, anew=args.go_on)
     if not args.needs_neighbours:
-        return vectors, None
-    neighbours = nearest_neighbours(vectors, args.num_neighbours)
-    return neighbourhood_means(vectors, neighbours, args.anchor_smoothing), neighbours
+        return Anchors(vectors, None, args)
+    unlike = corpus.documents.excluded_groups if args.neighbours_across_excluded else None
+    return Anchors(vectors, nearest_neighbours(vectors, args.num_neighbours, unlike), args)
+
+
+def left_over(vectors: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """What sets documents apart from those that share their prefix: vectors `(N, D)` less the mean of their group
+    `(N,)`, on length 1. A document without peers keeps its vector, and one equal to their mean has none."""
+    number = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(number)
+    means = np.zeros((len(sizes), vectors.shape[1]))
+    np.add.at(means, number, vectors)
+    means /= np.where(sizes > 1, sizes, np.inf)[:, None]
+    rest = vectors - means[number]
+    lengths = np.linalg.norm(rest, axis=1, keepdims=True)
+    return np.divide(rest, lengths, where=lengths > 1e-6, out=np.zeros_like(rest)).astype(np.float32)
 
 
 def kept_anchors(corpus: CorpusPass, lexical_weight: float, path: Path, anew: bool) -> np.ndarray:
@@ -97,37 +134,3 @@ def lexical_vectors(documents: IndexingDataset) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # it also divides by the variance, which is 0 for equal documents
         projection = TruncatedSVD(min(_LEXICAL_SIZE, *words.shape), random_state=documents.seed)
         return normalize(projection.fit_transform(words)).astype(np.float32)
-
-
-def neighbourhood_means(vectors: np.ndarray, neighbours: np.ndarray, steps: int) -> np.ndarray:
-    """Every document's vector averaged with its neighbours', `steps` times, each time on length 1.
-
-    What is peculiar to a document goes, what it shares with those near to it stays.
-
-    Args:
-        vectors: `(N, D)`.
-        neighbours: `(N, number)`, rows.
-        steps: how often.
-    """
-    for _ in range(steps):
-        means = vectors.copy()
-        for column in neighbours.T:
-            means += vectors[column]
-        vectors = means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12)
-    return vectors
-
-
-def nearest_neighbours(vectors: np.ndarray, number: int) -> np.ndarray:
-    """The `number` nearest other documents of each by cosine, `(N, number)` int64, nearest first; chunk by chunk."""
-    import faiss
-
-    if number >= len(vectors):
-        raise ValueError(f"{len(vectors)} documents have no {number} neighbours each: set num_neighbours lower.")
-    unit = np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12), np.float32)
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(unit)
-    found = index.search(unit, number + 1)[1]
-    # A document is its own nearest one, unless others are equal to it.
-    own = found == np.arange(len(found))[:, None]
-    own[~own.any(axis=1), -1] = True
-    return found[~own].reshape(len(found), number)

@@ -46,8 +46,9 @@ class IndexingDataset(torch.utils.data.Dataset):
         hint_ratio: share of tokens that stays visible in the current stage.
         views: `crops` or `neighbours`, where items carry another view of their document.
         encoder_states: states of a frozen encoder, computed once.
-        anchors: the embeddings that documents start with `(N, dimensions)`.
-        neighbours: the nearest documents of each by these `(N, number)`.
+        anchors: what the states of the current position are pulled to `(N, dimensions)`.
+        neighbours: the nearest documents of each `(N, number)`.
+        excluded_groups: `(N,)`, equal for documents with the same excluded text, such as one brand.
 
     Args:
         ids, texts: of the documents.
@@ -80,6 +81,7 @@ class IndexingDataset(torch.utils.data.Dataset):
         self.tokens = np.concatenate([np.asarray(row, dtype=np.int32) for row in encoded])
         self.is_special = np.isin(self.tokens, self.special_ids)
         self.is_excluded = self.is_special | self.occurrences(excluded_texts, tokenizer)
+        self.excluded_groups = group_texts(excluded_texts, len(ids))
         self.digests = [zlib.crc32(str(document).encode()) for document in ids]
         self.seed = seed
         self.codes = np.empty((len(ids), 0), dtype=np.int64)
@@ -119,7 +121,7 @@ class IndexingDataset(torch.utils.data.Dataset):
     def digest(self) -> str:
         """Hash of ids, tokens and what of them is left out: two runs over the same corpus have the same."""
         sha = hashlib.sha256(repr(self.ids).encode())
-        for values in (self.tokens, self.offsets, self.is_excluded):
+        for values in (self.tokens, self.offsets, self.is_excluded, self.excluded_groups):
             sha.update(values.tobytes())
         return sha.hexdigest()
 
@@ -195,6 +197,13 @@ class IndexingDataset(torch.utils.data.Dataset):
             count = count[place.reshape(-1)]
             weights = weights * np.log1p(count) / count
         return weights.astype(np.float32)
+
+
+def group_texts(texts: list[str] | None, number: int) -> np.ndarray:
+    """`(number,)` int64, equal for texts that are, but for spaces and capitals; an empty one is equal to no other."""
+    groups: dict = {}
+    names = [" ".join((text or "").lower().split()) for text in texts or [""] * number]
+    return np.array([groups.setdefault(name or row, len(groups)) for row, name in enumerate(names)], dtype=np.int64)
 
 
 def crop(tokens: np.ndarray, random: np.random.Generator) -> np.ndarray:

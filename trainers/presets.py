@@ -46,7 +46,7 @@ PRESETS = {
         "commitment_weight": 0.2,
         "anchor_weights": [1.0, 0.0],
         "anchor_lexical_weight": 1.0,
-        "anchor_smoothing": 1,
+        "anchor_smoothing": [1],
         "num_neighbours": 10,
         "code_choice": "expectation",
         "choice_weight": 1.0,

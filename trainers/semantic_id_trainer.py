@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
 
-from .anchors import find_anchors
+from .anchors import Anchors, find_anchors
 from .assignment import check_agreement, most_likely_codes
 from .codebook_start import initialize_codebook
 from .codebook_updates import CodebookUpdates, UpdateCodebook
@@ -98,6 +98,7 @@ class SemanticIDTrainer(Trainer):
         self.loss_sums: dict[str, list] = defaultdict(list)
         self.objective, self.offsets = Objective(self.accelerator, args), model.config.position_offsets
         self.updates: CodebookUpdates | None = None
+        self.anchors: Anchors | None = None
         self.index: SemanticIndex | None = None
         self.reassignment: Reassignment | None = None
         self.set_target_weights()
@@ -155,6 +156,8 @@ class SemanticIDTrainer(Trainer):
         set_trainable(self.model, stage, self.args)
         self.documents.hint_ratio = stage.hint_ratio
         self.documents.views = self.args.contrastive_views if stage.contrasts else None
+        if self.anchors and stage.kind != "reconstructor":
+            self.documents.anchors = self.anchors.at(stage.position, self.documents.prefix_groups())
         moves = stage.kind == "discrete" and (self.args.ema_decay or self.args.restart_threshold)
         self.updates = self.codebook_updates.updates = None if not moves else CodebookUpdates(
             self.model.codebooks.learned[stage.position], self.args.ema_decay, self.args.restart_threshold,
@@ -274,7 +277,8 @@ class SemanticIDTrainer(Trainer):
         collator.with_prefix = True  # for the encoder's states, where they are kept
         corpus = CorpusPass(self.model.eval(), self.documents, collator, self.args, "start")
         path = self.state_of_run.root / "anchors.safetensors"
-        self.documents.anchors, self.documents.neighbours = find_anchors(corpus, self.args, path)
+        self.anchors = find_anchors(corpus, self.args, path)
+        self.documents.neighbours = self.anchors.neighbours
 
     def collator(self) -> IndexingCollator:
         """Collator for the current stage."""

@@ -49,7 +49,7 @@ class Stage:
         )
 
 
-def value_at(position: int, values: list[float]) -> float:
+def value_at(position: int, values: list):
     """The value of a position, counted from 0: the last one counts for all positions beyond."""
     return values[min(position, len(values) - 1)]
 

@@ -67,6 +67,10 @@ class SemanticIDTrainingArguments(TrainingArguments):
     num_neighbours: int = field(
         default=10, metadata={"help": "Nearest documents that views are drawn from, or anchors averaged with."}
     )
+    neighbours_across_excluded: bool = field(
+        default=False,
+        metadata={"help": "Neighbours differ in the excluded text: of another brand, they share what a document is."},
+    )
     contrastive_temperature: float = field(default=0.1, metadata={"help": "Divides the products of the views."})
     contrastive_normalize: bool = field(default=True, metadata={"help": "Cosines instead of products of the views."})
     anchor_weights: list[float] = field(
@@ -81,9 +85,16 @@ class SemanticIDTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "Weight of a document's words (TF-IDF of the targets, SVD) joined to where the pull goes."},
     )
-    anchor_smoothing: int = field(
-        default=0,
-        metadata={"help": "How often the embedding that the pull goes to is averaged with its nearest neighbours'."},
+    anchor_smoothing: list[int] = field(
+        default_factory=lambda: [0],
+        metadata={
+            "help": "How often, per position, the embedding that the pull goes to is averaged with its nearest "
+            "neighbours'; the last counts for all beyond."
+        },
+    )
+    anchor_residuals: bool = field(
+        default=False,
+        metadata={"help": "Pull later positions to what sets a document apart from those that share its prefix."},
     )
     code_choice: str = field(
         default="most_likely",
@@ -171,12 +182,11 @@ class SemanticIDTrainingArguments(TrainingArguments):
             if value not in allowed and not (value is None and name == "later_codebook_init"):
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
         _ = self.choice  # made here for its checks
-        for name, least in (("num_neighbours", 1), ("anchor_smoothing", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        if self.num_neighbours < 1:
+            raise ValueError(f"num_neighbours is {self.num_neighbours}; it must be at least 1.")
         if not self.hint_ratios or not all(0 <= ratio < 1 for ratio in self.hint_ratios):
             raise ValueError(f"hint_ratios is {self.hint_ratios}; give at least one ratio, each from 0 to below 1.")
-        for name in ("continuous_epochs", "contrastive_weights", "rate_factors", "anchor_weights"):
+        for name in ("continuous_epochs", "contrastive_weights", "rate_factors", "anchor_weights", "anchor_smoothing"):
             if not getattr(self, name) or min(getattr(self, name)) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least one number, none below 0.")
         if not (0 <= self.ema_decay < 1 and 0 <= self.restart_threshold < 1 and 0 < self.micro_share <= 1):
@@ -204,4 +214,4 @@ class SemanticIDTrainingArguments(TrainingArguments):
     @property
     def needs_neighbours(self) -> bool:
         """Whether training looks at who is near to whom by these embeddings."""
-        return self.contrastive_views == "neighbours" or (self.needs_anchors and self.anchor_smoothing > 0)
+        return self.contrastive_views == "neighbours" or (self.needs_anchors and max(self.anchor_smoothing) > 0)

@@ -51,12 +51,12 @@ def draw_curves(study: Study, found: Found, families: list[str]):
             axis.set_title(f"{family}: {figure.replace('_', ' ')}", fontsize=8)
             axis.set_xlabel("steps", fontsize=7)
             axis.grid(alpha=0.3)
-        row_of_axes[0].legend(fontsize=7)
+        row_of_axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return canvas
 
 
 def draw_bars(study: Study, found: Found, families: list[str]):
-    """A row of panels per family, a panel per figure, a bar per run, a dot per seed."""
+    """A row of panels per family, a panel per figure, a bar per run, a dot per seed where there are several."""
     canvas, axes = panels(len(families), len(study.bars))
     for row_of_axes, family in zip(axes, families, strict=True):
         for axis, figure in zip(row_of_axes, study.bars, strict=True):
@@ -65,8 +65,9 @@ def draw_bars(study: Study, found: Found, families: list[str]):
                 if values:
                     mean = np.mean(values)
                     axis.bar(place, mean, color=COLOURS[place % len(COLOURS)], width=0.7)
-                    axis.plot([place] * len(values), values, "o", color="black", markersize=2.5)
-                    axis.annotate(f"{mean:.3g}", (place, mean), ha="center", va="bottom", fontsize=7)
+                    if len(values) > 1:
+                        axis.plot([place] * len(values), values, "o", color="black", markersize=2.5)
+                    axis.annotate(f"{mean:.4g}", (place, mean), ha="center", va="bottom", fontsize=7)
             axis.margins(y=0.15)
             axis.set_xticks(range(len(study.runs)), study.runs)
             axis.set_title(f"{family}: {figure.replace('_', ' ')}", fontsize=8)

@@ -1,21 +1,13 @@
-"""The embeddings that documents start with, their words, and their neighbours, against what is computed one by one."""
+"""The embeddings that documents start with, their words, and what of them a position is pulled to."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny_training import make_trainer, tiny_arguments, tiny_corpus, tiny_indexer
 
-from trainers.anchors import (
-    anchor_vectors,
-    find_anchors,
-    kept_anchors,
-    lexical_vectors,
-    nearest_neighbours,
-    neighbourhood_means,
-)
+from trainers.anchors import Anchors, anchor_vectors, find_anchors, kept_anchors, left_over, lexical_vectors
 from trainers.corpus_pass import CorpusPass
+from trainers.neighbourhoods import nearest_neighbours, neighbourhood_means
 
 # The first three words of every document are left out in it.
 CORPUS = tiny_corpus().map(lambda row: {"excluded": " ".join(row["text"].split()[:3])})
@@ -94,60 +86,83 @@ def test_a_run_computes_them_once(tmp_path):
     np.testing.assert_array_equal(kept_anchors(corpus, 0.0, path, anew=False), anew)
 
 
-@settings(max_examples=60, deadline=None, database=None)
-@given(st.data())
-def test_neighbours_are_the_nearest_others(data):
-    """Of coarse vectors, many of them equal, and zero ones: near ties may come in any order, but no document twice."""
-    point = st.tuples(st.integers(-2, 2), st.integers(-2, 2))
-    vectors = np.array(data.draw(st.lists(point, min_size=2, max_size=30)), dtype=np.float32)
-    number = data.draw(st.integers(1, len(vectors) - 1))
-    found = nearest_neighbours(vectors, number)
-    assert found.shape == (len(vectors), number) and found.dtype == np.int64
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, lengths, where=lengths > 0, out=np.zeros_like(vectors))
-    cosines = unit @ unit.T
-    for row, neighbours in enumerate(found.tolist()):
-        assert row not in neighbours and len(set(neighbours)) == number
-        others = np.sort(np.delete(cosines[row], row))[::-1]
-        np.testing.assert_allclose(cosines[row, neighbours], others[:number], atol=1e-6)
-
-
-def test_smoothing_is_the_mean_of_a_neighbourhood():
-    """Step by step, with the neighbours of the start; in plain numbers."""
-    vectors = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    neighbours = nearest_neighbours(vectors, 3)
-    expected = vectors.tolist()
-    for steps in range(3):
-        np.testing.assert_allclose(neighbourhood_means(vectors, neighbours, steps), expected, rtol=1e-4, atol=1e-5)
-        sums = [
-            [expected[row][i] + sum(expected[other][i] for other in neighbours[row]) for i in range(4)]
-            for row in range(9)
-        ]
-        expected = [[value / np.linalg.norm(row) for value in row] for row in sums]
-
-
 @pytest.mark.parametrize(
-    ("settings", "smooth", "near"),
+    ("settings", "near"),
     [
-        ({}, False, False),
-        ({"anchor_smoothing": 2}, True, True),
-        ({"contrastive_views": "neighbours"}, False, True),
-        ({"anchor_weights": [0.0], "anchor_smoothing": 2, "contrastive_views": "neighbours"}, True, True),
+        ({}, False),
+        ({"anchor_smoothing": [2]}, True),
+        ({"contrastive_views": "neighbours"}, True),
+        ({"anchor_weights": [0.0], "anchor_smoothing": [0, 2], "contrastive_views": "neighbours"}, True),
     ],
 )
-def test_what_the_settings_ask_for(tmp_path, settings, smooth, near):
+def test_neighbours_are_found_where_settings_ask_for_them(tmp_path, settings, near):
     settings = {"anchor_weights": [1.0], "anchor_lexical_weight": 0.5, "num_neighbours": 4} | settings
     corpus = corpus_of(tmp_path, **settings)
-    arguments = tiny_arguments(tmp_path, **settings)
-    anchors, neighbours = find_anchors(corpus, arguments, tmp_path / "anchors.safetensors")
-    plain = anchor_vectors(corpus, 0.5)
-    nearest = nearest_neighbours(plain, 4)
-    np.testing.assert_array_equal(anchors, neighbourhood_means(plain, nearest, 2) if smooth else plain)
-    assert (neighbours is not None) == near
+    anchors = find_anchors(corpus, tiny_arguments(tmp_path, **settings), tmp_path / "anchors.safetensors")
+    np.testing.assert_array_equal(anchors.vectors, anchor_vectors(corpus, 0.5))
+    assert (anchors.neighbours is not None) == near
     if near:
-        np.testing.assert_array_equal(neighbours, nearest)
+        np.testing.assert_array_equal(anchors.neighbours, nearest_neighbours(anchors.vectors, 4))
 
 
-def test_more_neighbours_than_documents_are_an_error():
-    with pytest.raises(ValueError, match="4 documents have no 4 neighbours each: set num_neighbours lower"):
-        nearest_neighbours(np.eye(4, dtype=np.float32), 4)
+def test_neighbours_may_have_to_differ_in_what_is_excluded(tmp_path):
+    """Every third document has a brand; the others have none, and are free to be each other's neighbours."""
+    brands = CORPUS.map(lambda row, place: {"excluded": "Acme " if place % 3 == 0 else ""}, with_indices=True)
+    settings = {"anchor_weights": [1.0], "anchor_smoothing": [1], "num_neighbours": 4}
+    corpus = corpus_of(tmp_path, corpus=brands, **settings)
+    for across in (False, True):
+        arguments = tiny_arguments(tmp_path, neighbours_across_excluded=across, **settings)
+        found = find_anchors(corpus, arguments, tmp_path / "anchors.safetensors")
+        unlike = corpus.documents.excluded_groups if across else None
+        np.testing.assert_array_equal(found.neighbours, nearest_neighbours(found.vectors, 4, unlike))
+        assert (found.neighbours[::3] % 3 == 0).any() != across
+
+
+def test_positions_are_pulled_to_what_their_settings_say(tmp_path):
+    """Smoothing per position, the last for all beyond; what is left over from the second position on."""
+    vectors = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    neighbours, groups = nearest_neighbours(vectors, 3), np.arange(12) % 4
+    arguments = tiny_arguments(tmp_path, anchor_smoothing=[2, 1, 0])
+    smooth = [neighbourhood_means(vectors, neighbours, steps) for steps in (2, 1, 0, 0)]
+    anchors = Anchors(vectors, neighbours, arguments)
+    for position, expected in enumerate(smooth):
+        np.testing.assert_array_equal(anchors.at(position, groups), expected)
+    arguments.anchor_residuals = True
+    np.testing.assert_array_equal(anchors.at(0, groups), smooth[0])
+    for position, expected in enumerate(smooth[1:], 1):
+        np.testing.assert_array_equal(anchors.at(position, groups), left_over(expected, groups))
+    np.testing.assert_array_equal(Anchors(vectors, None, tiny_arguments(tmp_path)).at(0, groups), vectors)
+
+
+def test_what_is_left_over_is_the_distance_to_the_peers_mean():
+    """In plain numbers: two peers in opposite directions, three in a row, a document alone, and two equal ones."""
+    vectors = np.array([[1, 0], [0, 1], [1, 1], [2, 1], [6, 1], [0, 3], [1, 1], [1, 1]], dtype=np.float32)
+    groups = np.array([7, 7, 2, 2, 2, 5, 0, 0])
+    half = np.sqrt(0.5)
+    expected = [[half, -half], [-half, half], [-1, 0], [-1, 0], [1, 0], [0, 1], [0, 0], [0, 0]]
+    found = left_over(vectors, groups)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_stages_are_pulled_to_the_anchors_of_their_position(tmp_path):
+    """What every stage of a run sees, against the anchors by hand from the codes of that time."""
+    settings = {"anchor_weights": [1.0], "anchor_smoothing": [2, 0], "num_neighbours": 4, "anchor_residuals": True}
+    trainer, seen = make_trainer(tmp_path, corpus=CORPUS, **settings), {}
+    prepare = trainer.prepare_stage
+
+    def look(stage):
+        prepare(stage)
+        seen[stage.name] = trainer.documents.anchors, trainer.documents.prefix_groups()
+
+    trainer.prepare_stage = look
+    trainer.train()
+    start = trainer.anchors.vectors
+    assert seen["0-reconstructor"][0] is None
+    smooth = neighbourhood_means(start, nearest_neighbours(start, 4), 2)
+    for name, (anchors, groups) in seen.items():
+        if name[0] == "1":
+            np.testing.assert_array_equal(anchors, smooth)
+        if name[0] == "2":
+            assert len(np.unique(groups)) > 1
+            np.testing.assert_array_equal(anchors, left_over(start, groups))

@@ -173,6 +173,15 @@ def test_words_that_go_with_a_document_are_excluded_in_it_alone():
     assert not plain.is_excluded[~plain.is_special].any()
 
 
+def test_documents_with_one_excluded_text_are_a_group():
+    excluded = ["Acme", None, " acme ", "", "Acme Inc", "ACME"]
+    dataset = IndexingDataset(list("abcdef"), ["common0"] * 6, tiny_tokenizer(), 32, 0, excluded)
+    assert dataset.excluded_groups.tolist() == [0, 1, 0, 2, 3, 0]
+    assert dataset.digest() != IndexingDataset(list("abcdef"), ["common0"] * 6, tiny_tokenizer(), 32, 0).digest()
+    plain = IndexingDataset(list("ab"), ["common0"] * 2, tiny_tokenizer(), 32, 0)
+    assert plain.excluded_groups.tolist() == [0, 1]
+
+
 def test_neighbours_are_drawn_from_the_list(corpus_dataset):
     """By seed, epoch and document, as everything else; hints are those without neighbours."""
     dataset = corpus_dataset

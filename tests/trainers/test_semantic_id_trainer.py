@@ -48,7 +48,7 @@ RUNS = {
             "anchor_weights": [0.5, 2.0],
             "anchor_lexical_weight": 0.5,
             "anchor_temperature": 0.2,
-            "anchor_smoothing": 1,
+            "anchor_smoothing": [1],
             "code_choice": "balanced",
             "balance_smoothness": 0.5,
             "codebook_init": "micro",

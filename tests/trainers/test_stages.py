@@ -90,7 +90,7 @@ def test_impossible_settings(tmp_path):
         ({"restart_threshold": -0.1}, "restart_threshold -0.1"),
         ({"micro_share": 0.0}, "micro_share 0.0"),
         ({"num_neighbours": 0}, "num_neighbours is 0"),
-        ({"anchor_smoothing": -1}, "anchor_smoothing is -1; it must be at least 0"),
+        ({"anchor_smoothing": [-1]}, r"anchor_smoothing is \[-1\]; give at least one number"),
         ({"later_codebook_init": "median"}, "later_codebook_init is 'median'; it must be one of kmeans, ward"),
         ({"code_choice": "best"}, "kind is 'best'; it must be one of most_likely, balanced, expectation"),
         ({"choice_candidates": 0}, "candidates is 0"),
