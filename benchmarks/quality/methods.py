@@ -13,10 +13,13 @@ from modeling_lmindexer import LMIndexerForSemanticID
 from quality.corpora import Corpus
 from trainers import SemanticIDTrainer, SemanticIDTrainingArguments
 from trainers.cluster_inputs import ClusterInputs
+from trainers.documents import group_texts
+from trainers.neighbourhoods import nearest_neighbours, neighbourhood_means
 from trainers.reassignment import Reassignment, reassign
 from trainers.rivals import make_indexer
 
 WITHOUT_BRANDS = "words_without_brands"
+NEIGHBOURS, NUM_NEIGHBOURS = "neighbour_steps", 5
 
 
 @dataclass
@@ -33,19 +36,32 @@ def run_rival(indexer: str, settings: dict, corpus: Corpus, vectors: np.ndarray,
     """Codes of a two-stage indexer; the embeddings are not in its minutes.
 
     Args:
-        settings: of [`ClusterInputs`], of the indexer, and `words_without_brands`, whether the brands' words are left
-            out of the words that are joined to the embeddings.
+        settings: of [`ClusterInputs`], of the indexer, `words_without_brands`, whether the brands' words are left
+            out of the words that are joined to the embeddings, and `neighbour_steps`, see [`with_neighbours`].
         vectors: `(N, D)` embeddings.
     """
     names = {entry.name for entry in fields(ClusterInputs)}
-    inputs = {name: value for name, value in settings.items() if name in names}
-    own = {name: value for name, value in settings.items() if name not in names | {WITHOUT_BRANDS}}
-    quantiser = make_indexer(indexer, {"inputs": ClusterInputs(**inputs), **own})
+    inputs = ClusterInputs(**{name: value for name, value in settings.items() if name in names})
+    own = {name: value for name, value in settings.items() if name not in names | {WITHOUT_BRANDS, NEIGHBOURS}}
     excluded = corpus.brands if settings.get(WITHOUT_BRANDS) else None
     started = time.perf_counter()
+    if steps := settings.get(NEIGHBOURS):
+        joined = inputs.fit(vectors, seed, corpus.texts, excluded)(vectors, corpus.texts, excluded)
+        vectors, inputs = with_neighbours(joined, corpus, steps), ClusterInputs()
+    quantiser = make_indexer(indexer, {"inputs": inputs, **own})
     assignment = quantiser.fit(vectors, sizes, seed, corpus.texts, excluded)
     minutes = (time.perf_counter() - started) / 60
     return Found(assignment.codes, minutes, lambda: reassign(assignment.codes, sizes, assignment.costs, corpus.ids))
+
+
+def with_neighbours(vectors: np.ndarray, corpus: Corpus, steps: int) -> np.ndarray:
+    """Vectors `(N, D)` averaged `steps` times with those of each document's five nearest of other brands.
+
+    A control, given what the learned codes are anchored to. No indexer could offer it to documents that come later
+    without a search among all those before.
+    """
+    neighbours = nearest_neighbours(vectors, NUM_NEIGHBOURS, group_texts(corpus.brands, len(vectors)))
+    return neighbourhood_means(vectors, neighbours, steps)
 
 
 def run_lmindexer(

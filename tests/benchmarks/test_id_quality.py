@@ -4,10 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from tiny_training import TOPICS, WORDS, tiny_corpus, tiny_tokenizer
 from transformers import BertConfig, BertModel, set_seed
+
+from trainers.rivals import make_indexer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PLAN = {
@@ -207,3 +210,20 @@ def test_plans_say_what_is_wrong(benchmark, tmp_path):
         (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | change, sort_keys=False))
         with pytest.raises(ValueError, match=message):
             read(tmp_path / "plan.yaml")
+
+
+def test_the_control_clusters_what_neighbours_of_other_brands_share(benchmark):
+    """By hand: the mean of a document's vector and those of its five nearest of other brands, on length 1."""
+    methods, corpora = benchmark("quality.methods"), benchmark("quality.corpora")
+    documents = tiny_corpus(5).map(lambda row, i: {"excluded": WORDS[-1 - i % 3]}, with_indices=True)
+    everything = np.ones(len(documents), dtype=bool)
+    corpus = corpora.Corpus(documents, 16, everything, everything)
+    vectors = np.random.default_rng(0).normal(size=(len(documents), 8)).astype(np.float32)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = np.where(np.arange(len(unit))[:, None] % 3 == np.arange(len(unit)) % 3, -2, unit @ unit.T)
+    means = unit + unit[np.argsort(-cosines, axis=1)[:, :5]].sum(axis=1)
+    expected = make_indexer("residual-kmeans", {}).fit(means, [6], 1).codes
+    found = methods.run_rival("residual-kmeans", {"neighbour_steps": 1}, corpus, vectors, [6], 1)
+    np.testing.assert_array_equal(found.codes, expected)
+    plain = methods.run_rival("residual-kmeans", {"neighbour_steps": 0}, corpus, vectors, [6], 1)
+    assert (plain.codes != found.codes).any()
