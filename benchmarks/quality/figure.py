@@ -1,5 +1,6 @@
 """The comparison as bars: AMI of the first code of every method, with the seeds' spread."""
 
+import itertools
 from pathlib import Path
 
 from modeling_lmindexer.folder import atomic_path
@@ -10,13 +11,17 @@ OURS, RIVAL = "#2a9d8f", "#a8b5bd"
 
 
 def save_figure(benches: list[Bench], path: Path) -> None:
-    """A panel per set and sizes, a row of panels per family."""
+    """A panel per sizes of the codebooks, a row of panels per family and set."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [(bench, found) for bench in benches if (found := list(groups(bench)))]
+    rows = [
+        (bench, list(found))
+        for bench in benches
+        for _, found in itertools.groupby(groups(bench), key=lambda group: group.name)
+    ]
     if not rows:
         raise ValueError("there are no rows to draw: run compare first")
     columns = max(len(found) for _, found in rows)
@@ -27,7 +32,7 @@ def save_figure(benches: list[Bench], path: Path) -> None:
     for line, (bench, found) in zip(axes, rows, strict=True):
         for axis, group in zip(line, found, strict=False):
             draw(axis, group, bench.plan.learner)
-            axis.set_title(f"{bench.family}: {group.title}", fontsize=9)
+            axis.set_title(f"{bench.family}: {group.title}", fontsize=8)
         for axis in line[len(found) :]:
             axis.axis("off")
     figure.tight_layout()
