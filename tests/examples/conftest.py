@@ -1,5 +1,6 @@
 """The scripts' folder on the path, as `python examples/run_indexing.py` has it; no network, no cache of the user's."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -33,3 +34,21 @@ def documentation():
     from data import python_docs
 
     return python_docs()
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """The `main` of a script with arguments, and what it prints; where it must fail, its last words."""
+
+    def call(name: str, *arguments, ok: bool = True) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        main = importlib.import_module(name).main
+        if ok:
+            main()
+            return capsys.readouterr().out
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert str(left.value).startswith("error: ")
+        return str(left.value)
+
+    return call

@@ -2,7 +2,7 @@
 
 import json
 import re
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,21 +29,9 @@ COMMON = "the and for with new good set pack"
 
 
 @pytest.fixture
-def adapt(monkeypatch, capsys):
-    """The script's `main` with arguments, and what it prints; where it must fail, its last words."""
-    from adapt_encoder import main
-
-    def call(*arguments, ok: bool = True) -> str:
-        monkeypatch.setattr(sys, "argv", ["adapt_encoder.py", *map(str, (*TINY, *arguments))])
-        if ok:
-            main()
-            return capsys.readouterr().out
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert str(left.value).startswith("error: ")
-        return str(left.value)
-
-    return call
+def adapt(run_script):
+    """The script with arguments; see `run_script`."""
+    return partial(run_script, "adapt_encoder", *TINY)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,20 +11,9 @@ from modeling_lmindexer import SemanticIndex
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """The script's `main` with arguments, and what it prints; where it must fail, its last words."""
-    from annotate_pairs import main
-
-    def call(*arguments, ok: bool = True) -> str:
-        monkeypatch.setattr(sys, "argv", ["annotate_pairs.py", *map(str, arguments)])
-        if ok:
-            main()
-            return capsys.readouterr().out
-        with pytest.raises(SystemExit) as left:
-            main()
-        return str(left.value)
-
-    return call
+def run(run_script):
+    """The script with arguments; see `run_script`."""
+    return partial(run_script, "annotate_pairs")
 
 
 @pytest.fixture

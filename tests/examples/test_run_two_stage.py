@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +19,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """The script's `main` with arguments, and what it prints; where it must fail, its last words."""
-    from run_two_stage import main
-
-    def call(*arguments, ok: bool = True) -> str:
-        monkeypatch.setattr(sys, "argv", ["run_two_stage.py", *map(str, arguments)])
-        if ok:
-            main()
-            return capsys.readouterr().out
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert str(left.value).startswith("error: ")
-        return str(left.value)
-
-    return call
+def run(run_script):
+    """The script with arguments; see `run_script`."""
+    return partial(run_script, "run_two_stage")
 
 
 @pytest.fixture(scope="module")
