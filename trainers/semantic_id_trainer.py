@@ -325,7 +325,7 @@ class SemanticIDTrainer(Trainer):
         outputs = model(
             **inputs,
             quantize=self.stage.kind == "discrete",
-            code_choice=self.args.choice,
+            code_choice=self.args.choice_at(self.stage.position),
             view=self.args.contrastive_views if self.stage.contrasts else None,
         )
         counts = batch.counts

@@ -96,11 +96,12 @@ class SemanticIDTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Pull later positions to what sets a document apart from those that share its prefix."},
     )
-    code_choice: str = field(
-        default="most_likely",
+    code_choice: list[str] = field(
+        default_factory=lambda: ["most_likely"],
         metadata={
-            "help": "Which code a document stands for in a discrete stage: the most likely (Eq. 3), one of a batch "
-            "'balanced' over the codes (Sinkhorn), or the 'expectation' of EM: likely, and explaining the words.",
+            "help": "Which code a document stands for in a discrete stage, per position; the last counts for all "
+            "beyond: the most likely (Eq. 3), one of a batch 'balanced' over the codes (Sinkhorn), or 'expectation', "
+            "that of EM: likely, and explaining the words.",
             "choices": list(CODE_CHOICES),
         },
     )
@@ -181,7 +182,11 @@ class SemanticIDTrainingArguments(TrainingArguments):
             allowed, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)
             if value not in allowed and not (value is None and name == "later_codebook_init"):
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
-        _ = self.choice  # made here for its checks
+        self.code_choice = [self.code_choice] if isinstance(self.code_choice, str) else self.code_choice
+        if not self.code_choice:
+            raise ValueError(f"code_choice is empty; give at least one of {', '.join(CODE_CHOICES)}.")
+        for position in range(len(self.code_choice)):
+            self.choice_at(position)  # made here for its checks
         if self.num_neighbours < 1:
             raise ValueError(f"num_neighbours is {self.num_neighbours}; it must be at least 1.")
         if not self.hint_ratios or not all(0 <= ratio < 1 for ratio in self.hint_ratios):
@@ -197,10 +202,10 @@ class SemanticIDTrainingArguments(TrainingArguments):
         if self.start_over and self.go_on:
             raise ValueError("start_over and go_on exclude each other: choose one.")
 
-    @property
-    def choice(self) -> CodeChoice:
-        """The settings of `code_choice` as the model takes them."""
-        return CodeChoice(self.code_choice, self.likelihood_weight, self.choice_candidates, self.balance_smoothness)
+    def choice_at(self, position: int) -> CodeChoice:
+        """The settings of `code_choice` at a position, counted from 0, as the model takes them."""
+        kind = self.code_choice[min(position, len(self.code_choice) - 1)]
+        return CodeChoice(kind, self.likelihood_weight, self.choice_candidates, self.balance_smoothness)
 
     def codebook_init_at(self, position: int) -> str:
         """How the codebook of a position, counted from 0, starts."""

@@ -17,7 +17,11 @@ WORDS = {"reconstruction_target": "words"}
             {"collisions": "reassign"},
             "60 documents, and codebooks of 3 x 4 x 4 codes make only 48 IDs without a last position",
         ),
-        ({}, {"code_choice": "expectation"}, "the model predicts tokens one by one: .*reconstruction_target='words'"),
+        (
+            {},
+            {"code_choice": ["expectation"]},
+            "the model predicts tokens one by one: .*reconstruction_target='words'",
+        ),
         ({}, {"contrastive_views": "neighbours", "num_neighbours": 60}, "60 documents have no 60 neighbours each"),
         (
             {},
@@ -45,7 +49,7 @@ def test_settings_that_do_not_fit(tmp_path, monkeypatch, model, settings, messag
     [
         ({"num_disambiguation_codes": 0}, {"collisions": "reassign", "codebook_sizes": [6, 10]}),
         ({}, {"collisions": "reassign", "codebook_sizes": [6, 10]}),
-        (WORDS, {"code_choice": "expectation"}),
+        (WORDS, {"code_choice": ["expectation"]}),
         ({}, {"contrastive_views": "neighbours", "num_neighbours": 59}),
         ({}, {"num_neighbours": 60, "anchor_smoothing": [1]}),
         ({"codebook_sizes": [6]}, {"later_codebook_init": "ward"}),

@@ -38,13 +38,13 @@ def test_factors_are_those_of_stage_and_settings(tmp_path):
 def test_additions_by_hand(tmp_path, kind):
     """The pull compares with the anchors of the batch, the choice is that of the model; fillers pull nobody."""
     model = tiny_indexer(reconstruction_target="words").double()
-    settings = {"anchor_weights": [0.0, 2.0], "choice_weight": 0.5, "code_choice": "expectation"}
+    settings = {"anchor_weights": [0.0, 2.0], "choice_weight": 0.5, "code_choice": ["expectation"]}
     trainer = at_second_position(tmp_path, kind, model=model, anchor_temperature=0.3, **settings)
     trainer.documents.anchors = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     items = [trainer.documents[row] for row in (3, 8, 40, 55)] + [trainer.documents[3] | {"weight": 0}]
     inputs = trainer.collator()(items)
     batch = Batch.take(inputs)
-    outputs = model(**inputs, quantize=kind == "discrete", code_choice=trainer.args.choice, view="identical")
+    outputs = model(**inputs, quantize=kind == "discrete", code_choice=trainer.args.choice_at(0), view="identical")
     terms = trainer.objective.terms(trainer.stage, outputs, batch, trainer.offsets)
     names = ["reconstruction", "contrastive", "commitment", "anchor"] + ["choice"] * (kind == "discrete")
     assert list(terms) == names

@@ -29,7 +29,7 @@ SETTINGS = {
         {
             "save_strategy": "steps", "save_steps": 3, "ema_decay": 0.7, "restart_threshold": 0.8,
             "anchor_weights": [1.0], "anchor_lexical_weight": 0.5, "contrastive_views": "neighbours",
-            "choice_weight": 0.5, "code_choice": "balanced", "codebook_init": "micro",
+            "choice_weight": 0.5, "code_choice": ["balanced"], "codebook_init": "micro",
         },
     ),
 }  # fmt: skip

@@ -92,7 +92,8 @@ def test_impossible_settings(tmp_path):
         ({"num_neighbours": 0}, "num_neighbours is 0"),
         ({"anchor_smoothing": [-1]}, r"anchor_smoothing is \[-1\]; give at least one number"),
         ({"later_codebook_init": "median"}, "later_codebook_init is 'median'; it must be one of kmeans, ward"),
-        ({"code_choice": "best"}, "kind is 'best'; it must be one of most_likely, balanced, expectation"),
+        ({"code_choice": ["best"]}, "kind is 'best'; it must be one of most_likely, balanced, expectation"),
+        ({"code_choice": []}, "code_choice is empty; give at least one of most_likely"),
         ({"choice_candidates": 0}, "candidates is 0"),
         ({"codebook_init": "median"}, "codebook_init is 'median'; it must be one of kmeans, ward"),
         ({"collisions": "ignore"}, "collisions is 'ignore'; it must be one of counter, reassign"),
@@ -101,5 +102,9 @@ def test_impossible_settings(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             tiny_arguments(tmp_path, **values)
+    kinds = tiny_arguments(tmp_path, code_choice=["expectation", "balanced"], likelihood_weight=3.0)
+    assert [kinds.choice_at(position).kind for position in range(3)] == ["expectation", "balanced", "balanced"]
+    assert kinds.choice_at(2).likelihood_weight == 3.0
+    assert tiny_arguments(tmp_path, code_choice="balanced").code_choice == ["balanced"]
     with pytest.raises(ValueError, match="start_over and go_on"):
         tiny_arguments(tmp_path, start_over=True, go_on=True)
