@@ -14,8 +14,7 @@ from modeling_lmindexer.folder import atomic_path
 from .corpus_pass import CorpusPass
 from .documents import IndexingDataset
 from .neighbourhoods import nearest_neighbours, neighbourhood_means
-from .stages import value_at
-from .training_args import SemanticIDTrainingArguments
+from .training_args import SemanticIDTrainingArguments, value_at
 
 # Dimensions of the projected words, as for the two-stage indexers that get them.
 _LEXICAL_SIZE = 256

@@ -9,7 +9,7 @@ from modeling_lmindexer.codebooks import Codebook
 from .clustering import Clustering, cluster, kmeans
 from .micro_clusters import MicroClusters
 from .prototypes import chunks
-from .training_args import SemanticIDTrainingArguments
+from .training_args import SemanticIDTrainingArguments, value_at
 
 
 def initialize_codebook(
@@ -22,7 +22,7 @@ def initialize_codebook(
     centroids, labels = np.empty(codebook.weight.shape, np.float32), np.empty(len(hidden), np.int64)
     if args.process_index == 0:
         centroids, labels = start_codebook(
-            hidden, len(centroids), method=args.codebook_init_at(position), similarity=codebook.similarity,
+            hidden, len(centroids), method=value_at(position, args.codebook_init), similarity=codebook.similarity,
             seed=args.seed + position, share=args.micro_share,
         )  # fmt: skip
     device = codebook.weight.device

@@ -8,7 +8,7 @@ from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 from modeling_lmindexer.index_rules import check_ids
 
 from .micro_clusters import MOST_POINTS
-from .training_args import SemanticIDTrainingArguments
+from .training_args import SemanticIDTrainingArguments, value_at
 
 
 class UnusableCorpusError(ValueError):
@@ -65,7 +65,7 @@ def check_collisions(num_documents: int, config: LMIndexerConfig, args: Semantic
 def check_options(num_documents: int, config: LMIndexerConfig, args: SemanticIDTrainingArguments) -> None:
     """Raises UnusableCorpusError for options that would fail after hours, when their stage comes."""
     for position in range(config.num_learned_positions):
-        method = args.codebook_init_at(position)
+        method = value_at(position, args.codebook_init)
         clusters = {"ward": 1.0, "micro": args.micro_share}.get(method, 0.0) * num_documents
         if clusters > MOST_POINTS:
             way_out = "codebook_init to 'micro' and " if method == "ward" else ""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from modeling_lmindexer import LMIndexerForSemanticID
 
-from .training_args import SemanticIDTrainingArguments
+from .training_args import SemanticIDTrainingArguments, value_at
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,6 @@ class Stage:
         return (
             "reconstructor warm-up" if self.kind == "reconstructor" else f"position {self.position + 1}, {self.kind}"
         )
-
-
-def value_at(position: int, values: list):
-    """The value of a position, counted from 0: the last one counts for all positions beyond."""
-    return values[min(position, len(values) - 1)]
 
 
 def hint_ratio_at(position: int, ratios: list[float]) -> float:

@@ -7,6 +7,11 @@ from transformers import TrainingArguments
 from modeling_lmindexer.code_choice import CODE_CHOICES, CodeChoice
 
 
+def value_at(position: int, values: list):
+    """The value of a position, counted from 0: the last one counts for all positions beyond."""
+    return values[min(position, len(values) - 1)]
+
+
 @dataclass
 class SemanticIDTrainingArguments(TrainingArguments):
     """Settings of [`SemanticIDTrainer`]; `num_train_epochs` counts for every discrete stage.
@@ -115,18 +120,11 @@ class SemanticIDTrainingArguments(TrainingArguments):
     balance_smoothness: float = field(
         default=1.0, metadata={"help": "Divides the logits of code_choice 'balanced': smaller is nearer to equal use."}
     )
-    codebook_init: str = field(
-        default="kmeans",
+    codebook_init: list[str] = field(
+        default_factory=lambda: ["kmeans"],
         metadata={
-            "help": "Clusters that a codebook starts from: k-means, Ward, or Ward of many small clusters ('micro'); "
-            "'random' directions show what clusters are for.",
-            "choices": ["kmeans", "ward", "micro", "random"],
-        },
-    )
-    later_codebook_init: str | None = field(
-        default=None,
-        metadata={
-            "help": "The same for the positions after the first; default: as there.",
+            "help": "Clusters that a codebook starts from, per position; the last counts for all beyond: k-means, "
+            "Ward, or Ward of many small clusters ('micro'); 'random' directions show what clusters are for.",
             "choices": ["kmeans", "ward", "micro", "random"],
         },
     )
@@ -178,15 +176,15 @@ class SemanticIDTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("reduction", "contrastive_views", "codebook_init", "later_codebook_init", "collisions"):
+        for name in ("code_choice", "codebook_init"):  # one value is a list of one
+            setattr(self, name, [value] if isinstance(value := getattr(self, name), str) else value)
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; give at least one value.")
+        for name in ("reduction", "contrastive_views", "codebook_init", "code_choice", "collisions"):
             allowed, value = self.__dataclass_fields__[name].metadata["choices"], getattr(self, name)
-            if value not in allowed and not (value is None and name == "later_codebook_init"):
-                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
-        self.code_choice = [self.code_choice] if isinstance(self.code_choice, str) else self.code_choice
-        if not self.code_choice:
-            raise ValueError(f"code_choice is empty; give at least one of {', '.join(CODE_CHOICES)}.")
-        for position in range(len(self.code_choice)):
-            self.choice_at(position)  # made here for its checks
+            for wrong in [one for one in (value if isinstance(value, list) else [value]) if one not in allowed]:
+                raise ValueError(f"{name} is {wrong!r}; it must be one of {', '.join(allowed)}.")
+        self.choice_at(0)  # made here for its checks
         if self.num_neighbours < 1:
             raise ValueError(f"num_neighbours is {self.num_neighbours}; it must be at least 1.")
         if not self.hint_ratios or not all(0 <= ratio < 1 for ratio in self.hint_ratios):
@@ -204,12 +202,8 @@ class SemanticIDTrainingArguments(TrainingArguments):
 
     def choice_at(self, position: int) -> CodeChoice:
         """The settings of `code_choice` at a position, counted from 0, as the model takes them."""
-        kind = self.code_choice[min(position, len(self.code_choice) - 1)]
+        kind = value_at(position, self.code_choice)
         return CodeChoice(kind, self.likelihood_weight, self.choice_candidates, self.balance_smoothness)
-
-    def codebook_init_at(self, position: int) -> str:
-        """How the codebook of a position, counted from 0, starts."""
-        return self.later_codebook_init or self.codebook_init if position else self.codebook_init
 
     @property
     def needs_anchors(self) -> bool:

@@ -47,7 +47,7 @@ class Bench:
 
     def key(self, kind: str, name: str, method: str, trial: dict, sizes: list[int], seed: int) -> dict:
         """What a row is known by."""
-        settings = self.plan.methods[method].resolved(trial)
+        settings = self.plan.methods[method].resolved(trial, len(sizes))
         return {
             "kind": kind, "family": self.family, "set": name, "method": method, "sizes": list(sizes), "seed": seed,
             "settings": settings,

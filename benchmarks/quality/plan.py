@@ -45,9 +45,10 @@ class Method:
         """Whether this is the method that the others are rivals of."""
         return self.indexer == LMINDEXER
 
-    def resolved(self, trial: dict) -> dict:
-        """All settings of a trial."""
-        return (preset(self.preset) if self.preset else {}) | self.settings | trial
+    def resolved(self, trial: dict, positions: int) -> dict:
+        """All settings of a trial with so many positions; of one value per position, those that are in use."""
+        settings = (preset(self.preset) if self.preset else {}) | self.settings | trial
+        return {name: value[:positions] if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def combinations(blocks: list[dict]) -> list[dict]:

@@ -59,7 +59,7 @@ def groups(bench: Bench) -> Iterator[Group]:
             rows = {
                 method: bench.results.rows(
                     kind="compare", family=bench.family, set=name, method=method, sizes=sizes,
-                    settings=plan.methods[method].resolved(trial),
+                    settings=plan.methods[method].resolved(trial, len(sizes)),
                 )
                 for method, trial in best.items()
                 if method in plan.methods
@@ -223,7 +223,8 @@ def sweep_rows(bench: Bench, name: str, method: str) -> list[dict]:
     trial = read_best(bench).get(method)
     if trial is None:
         return []
-    settings = bench.plan.methods[method].resolved(trial)
+    entry = bench.plan.methods[method]
+    settings = entry.resolved(trial, entry.positions)
     return bench.results.rows(kind="sweep", family=bench.family, set=name, method=method, settings=settings)
 
 

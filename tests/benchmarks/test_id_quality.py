@@ -96,8 +96,9 @@ def test_from_trials_to_tables(benchmark, run, tmp_path):
     run("choose")
     best = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())["pretrained"]
     plan = benchmark("quality.plan").read_plan(tmp_path / "plan.yaml")
-    resolved = {name: plan.methods[name].resolved(trial) for name, trial in best.items()}
+    resolved = {name: plan.methods[name].resolved(trial, 1) for name, trial in best.items()}
     assert "unit_residuals" in best["kmeans-tfidf"] and best["random"] == {}
+    assert [len(resolved["lmindexer"][name]) for name in ("anchor_smoothing", "code_choice")] == [1, 1]
     for method in ("lmindexer", "pq", "kmeans-tfidf"):
         tried = [row for row in trials if row["method"] == method and row["perplexity"] >= 0.3 * 6]
         tried = [row for row in tried if row["kind"] == "tune"]

@@ -109,7 +109,7 @@ def test_the_model_gives_the_codes_of_the_clusters(tmp_path, method, similarity)
 
 def test_every_position_may_start_in_its_own_way_and_with_its_own_seed(tmp_path):
     vectors = np.random.default_rng(1).normal(size=(300, 16)).astype(np.float32)
-    arguments = tiny_arguments(tmp_path, codebook_init="micro", later_codebook_init="kmeans", micro_share=0.1, seed=5)
+    arguments = tiny_arguments(tmp_path, codebook_init=["micro", "kmeans"], micro_share=0.1, seed=5)
     for position, method in enumerate(("micro", "kmeans", "kmeans")):
         labels = initialize_codebook(Codebook(9, 16, "cosine", 0.05), vectors, arguments, position)
         np.testing.assert_array_equal(labels, start(vectors, method, "cosine", 9, seed=5 + position).labels)

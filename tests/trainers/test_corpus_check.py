@@ -33,7 +33,7 @@ WORDS = {"reconstruction_target": "words"}
             {"codebook_init": "micro", "micro_share": 0.9},
             "'micro' codebooks compare all pairs of 54 clusters; at most 50 fit: set micro_share to 0.83 or less",
         ),
-        ({}, {"later_codebook_init": "ward"}, "'ward' .* 60 clusters"),
+        ({}, {"codebook_init": ["kmeans", "ward"]}, "'ward' .* 60 clusters"),
         ({}, {"anchor_weights": [1.0], "anchor_smoothing": [1], "num_neighbours": 99}, "no 99 neighbours each"),
     ],
 )
@@ -52,7 +52,7 @@ def test_settings_that_do_not_fit(tmp_path, monkeypatch, model, settings, messag
         (WORDS, {"code_choice": ["expectation"]}),
         ({}, {"contrastive_views": "neighbours", "num_neighbours": 59}),
         ({}, {"num_neighbours": 60, "anchor_smoothing": [1]}),
-        ({"codebook_sizes": [6]}, {"later_codebook_init": "ward"}),
+        ({"codebook_sizes": [6]}, {"codebook_init": ["kmeans", "ward"]}),
         ({}, {"codebook_init": "micro", "micro_share": 0.8}),
     ],
 )

@@ -53,7 +53,6 @@ RUNS = {
             "balance_smoothness": 0.5,
             "codebook_init": "micro",
             "micro_share": 0.5,
-            "later_codebook_init": "kmeans",
             "ema_decay": 0.9,
             "collisions": "reassign",
             "stage_learning_rates": [3e-3, 1e-2, 2e-3, 5e-3, 1e-3],
