@@ -31,6 +31,8 @@ class Method:
         settings: of every trial.
         positions: of the trials and where one code is compared; above 1 for a method whose first code depends on how
             many follow.
+        control: whether this is a part of the method that learns rather than a rival: it stands in the tables, and no
+            goal is about it.
     """
 
     grid: list[dict]
@@ -39,6 +41,7 @@ class Method:
     settings: dict = field(default_factory=dict)
     positions: int = 1
     second: list[dict] = field(default_factory=list)
+    control: bool = False
 
     @property
     def learns(self) -> bool:

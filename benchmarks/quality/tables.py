@@ -120,7 +120,7 @@ def comparison_table(bench: Bench, group: Group) -> str:
         compared = learner in group.rows and method != learner
         rows.append(
             [
-                method, len(group.rows[method]), ami, group.spread(method),
+                label(bench, method), len(group.rows[method]), ami, group.spread(method),
                 ratio(group.mean(learner, "ami_1"), ami) if compared else None, shares(group, method),
                 group.mean(method, agreement), group.mean(method, "minutes"),
                 *(whole_ids(group, method) if len(group.sizes) > 1 else []),
@@ -130,6 +130,11 @@ def comparison_table(bench: Bench, group: Group) -> str:
     if len(group.sizes) > 1:  # of one code, nobody expects that it tells documents apart
         header += ["AMI of c2 in c1", "over 5", "largest", "moved", "left"]
     return format_table(header, rows)
+
+
+def label(bench: Bench, method: str) -> str:
+    """Its name, and whether it is a control."""
+    return f"{method} (control)" if bench.plan.methods[method].control else method
 
 
 def whole_ids(group: Group, method: str) -> list:
@@ -151,8 +156,9 @@ def percent(group: Group, method: str, figure: str | Callable[[dict], float]) ->
 
 
 def best_rival(bench: Bench, group: Group, figure: str) -> str | None:
-    """The rival of the highest mean."""
-    rivals = [method for method in group.rows if method != bench.plan.learner and group.values(method, figure)]
+    """The rival of the highest mean, controls left out."""
+    rivals = [name for name in bench.plan.rivals if name in group.rows and group.values(name, figure)]
+    rivals = [name for name in rivals if not bench.plan.methods[name].control]
     return max(rivals, key=lambda method: group.mean(method, figure), default=None)
 
 

@@ -182,6 +182,20 @@ def test_rows_are_shared_by_processes(benchmark, tmp_path):
     assert beside.rows(seed=2) == [other | {"figure": 3}]
 
 
+def test_no_goal_is_about_a_control(benchmark):
+    plan, tables = benchmark("quality.plan"), benchmark("quality.tables")
+    names = {"lmindexer": {}, "pq": {}, "micro": {"control": True}, "random": {}}
+    methods = {name: plan.Method(**{"indexer": name, "grid": []} | entry) for name, entry in names.items()}
+    bench = type("Bench", (), {"plan": plan.Plan({"one": None}, "one", [[6]], [6], methods)})()
+    row = {"perplexity_share_1": 1.0, "neighbours_1": 0.5, "neighbours_chance_1": 0.1, "minutes": 1.0}
+    amis = dict(zip(names, (0.5, 0.4, 0.6, 0.0), strict=True))
+    group = tables.Group("one", [6], {name: [row | {"ami_1": ami}] for name, ami in amis.items()})
+    assert tables.best_rival(bench, group, "ami_1") == "pq"
+    assert "micro (control)" in tables.comparison_table(bench, group)
+    ratios = {goal[0]: goal[2] for goal in tables.rival_goals(bench, group)}
+    assert ratios["AMI over the best rival's"] == 0.5 / 0.4
+
+
 def test_sizes_lead_to_a_perplexity(benchmark, monkeypatch):
     matching = benchmark("quality.matching")
     asked = []
