@@ -3,11 +3,13 @@
 import math
 
 import datasets
+import numpy as np
 
 from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 from modeling_lmindexer.index_rules import check_ids
 
 from .micro_clusters import MOST_POINTS
+from .neighbourhoods import group_texts
 from .training_args import SemanticIDTrainingArguments, value_at
 
 
@@ -44,6 +46,7 @@ def check_corpus(corpus: datasets.Dataset, model: LMIndexerForSemanticID, args: 
         )
     check_collisions(len(corpus), model.config, args)
     check_options(len(corpus), model.config, args)
+    check_neighbours(corpus, args)
 
 
 def check_collisions(num_documents: int, config: LMIndexerConfig, args: SemanticIDTrainingArguments) -> None:
@@ -78,7 +81,16 @@ def check_options(num_documents: int, config: LMIndexerConfig, args: SemanticIDT
             "code_choice='expectation' weighs bags of words, and the model predicts tokens one by one: give it "
             "reconstruction_target='words'."
         )
-    if args.needs_neighbours and args.num_neighbours >= num_documents:
+
+
+def check_neighbours(corpus: datasets.Dataset, args: SemanticIDTrainingArguments) -> None:
+    """Raises UnusableCorpusError where a document has too few others to be its neighbours."""
+    excluded = list(corpus["excluded"]) if "excluded" in corpus.column_names else None
+    groups = group_texts(excluded if args.neighbours_across_excluded else None, len(corpus))
+    others = len(corpus) - int(np.bincount(groups).max())
+    if args.needs_neighbours and args.num_neighbours > others:
+        unlike = " of another excluded text" if args.neighbours_across_excluded and excluded else ""
         raise UnusableCorpusError(
-            f"{num_documents} documents have no {args.num_neighbours} neighbours each: set num_neighbours lower."
+            f"{len(corpus)} documents have no {args.num_neighbours} neighbours each{unlike}: set num_neighbours lower"
+            f"{' or neighbours_across_excluded to false' if unlike else ''}."
         )

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .corpus_check import UnusableCorpusError
 from .encoder_cache import EncoderStates
+from .neighbourhoods import group_texts
 from .prefix_sampler import SampleKey
 
 # Epoch of the fixed hints that the figures of a stage are computed with.
@@ -197,13 +198,6 @@ class IndexingDataset(torch.utils.data.Dataset):
             count = count[place.reshape(-1)]
             weights = weights * np.log1p(count) / count
         return weights.astype(np.float32)
-
-
-def group_texts(texts: list[str] | None, number: int) -> np.ndarray:
-    """`(number,)` int64, equal for texts that are, but for spaces and capitals; an empty one is equal to no other."""
-    groups: dict = {}
-    names = [" ".join((text or "").lower().split()) for text in texts or [""] * number]
-    return np.array([groups.setdefault(name or row, len(groups)) for row, name in enumerate(names)], dtype=np.int64)
 
 
 def crop(tokens: np.ndarray, random: np.random.Generator) -> np.ndarray:

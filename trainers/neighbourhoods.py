@@ -3,6 +3,13 @@
 import numpy as np
 
 
+def group_texts(texts: list[str] | None, number: int) -> np.ndarray:
+    """`(number,)` int64, equal for texts that are, but for spaces and capitals; an empty one is equal to no other."""
+    groups: dict = {}
+    names = [" ".join((text or "").lower().split()) for text in texts or [""] * number]
+    return np.array([groups.setdefault(name or row, len(groups)) for row, name in enumerate(names)], dtype=np.int64)
+
+
 def neighbourhood_means(vectors: np.ndarray, neighbours: np.ndarray, steps: int) -> np.ndarray:
     """Every document's vector averaged with its neighbours', `steps` times, each time on length 1.
 

@@ -13,8 +13,7 @@ from modeling_lmindexer import LMIndexerForSemanticID
 from quality.corpora import Corpus
 from trainers import SemanticIDTrainer, SemanticIDTrainingArguments
 from trainers.cluster_inputs import ClusterInputs
-from trainers.documents import group_texts
-from trainers.neighbourhoods import nearest_neighbours, neighbourhood_means
+from trainers.neighbourhoods import group_texts, nearest_neighbours, neighbourhood_means
 from trainers.reassignment import Reassignment, reassign
 from trainers.rivals import make_indexer
 

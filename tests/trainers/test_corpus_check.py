@@ -62,3 +62,15 @@ def test_settings_that_just_fit(tmp_path, monkeypatch, model, settings):
     shape = {name: settings.pop(name) for name in ("codebook_sizes",) if name in settings}
     assert len(tiny_corpus()) == 60
     make_trainer(tmp_path, model=tiny_indexer(**model, **shape), **settings)
+
+
+def test_neighbours_of_other_brands_need_other_brands(tmp_path):
+    """55 of 60 documents are of one brand: each of them has five others to be near to."""
+    corpus = tiny_corpus().map(lambda row, place: {"excluded": "Acme" if place < 55 else None}, with_indices=True)
+    settings = {"anchor_weights": [1.0], "anchor_smoothing": [1]}
+    across = settings | {"neighbours_across_excluded": True}
+    make_trainer(tmp_path / "fits", corpus=corpus, num_neighbours=5, **across)
+    make_trainer(tmp_path / "all", corpus=corpus, num_neighbours=6, **settings)
+    with pytest.raises(UnusableCorpusError, match="no 6 neighbours each of another excluded text: set num_neighbours"):
+        make_trainer(tmp_path / "more", corpus=corpus, num_neighbours=6, **across)
+    assert not (tmp_path / "more").exists()
