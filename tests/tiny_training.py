@@ -141,7 +141,8 @@ def steps_with_additions(output_dir: Path | str, batch_size: int) -> dict:
     trainer = at_second_position(
         output_dir, model=tiny_indexer(codebook_sizes=[6, 8]).double(), per_device_train_batch_size=batch_size,
         max_steps=6, code_choice=["balanced"], choice_weight=0.5, anchor_weights=[1.0], anchor_lexical_weight=0.5,
-        contrastive_views="neighbours", ema_decay=0.6, restart_threshold=0.9,
+        contrastive_views="neighbours", ema_decay=0.6, restart_threshold=0.9, anchor_smoothing=[0, 1],
+        anchor_residuals=True,
     )  # fmt: skip
     trainer.state_of_run.root.mkdir(parents=True, exist_ok=True)
     trainer.look_at_the_start()

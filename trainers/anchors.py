@@ -58,7 +58,8 @@ def find_anchors(corpus: CorpusPass, args: SemanticIDTrainingArguments, path: Pa
     if not args.needs_neighbours:
         return Anchors(vectors, None, args)
     unlike = corpus.documents.excluded_groups if args.neighbours_across_excluded else None
-    return Anchors(vectors, nearest_neighbours(vectors, args.num_neighbours, unlike), args)
+    neighbours = torch.from_numpy(nearest_neighbours(vectors, args.num_neighbours, unlike))
+    return Anchors(vectors, broadcast(neighbours.to(corpus.model.device)).cpu().numpy(), args)
 
 
 def left_over(vectors: np.ndarray, groups: np.ndarray) -> np.ndarray:

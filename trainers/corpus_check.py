@@ -76,7 +76,7 @@ def check_options(num_documents: int, config: LMIndexerConfig, args: SemanticIDT
                 f"{method!r} codebooks compare all pairs of {clusters:,.0f} clusters; at most {MOST_POINTS:,} fit: "
                 f"set {way_out}micro_share to {MOST_POINTS / num_documents:.2g} or less."
             )
-    if "expectation" in args.code_choice and config.reconstruction_target != "words":
+    if "expectation" in args.code_choice[: config.num_learned_positions] and config.reconstruction_target != "words":
         raise UnusableCorpusError(
             "code_choice='expectation' weighs bags of words, and the model predicts tokens one by one: give it "
             "reconstruction_target='words'."

@@ -1,6 +1,10 @@
 """Who is near to whom, and what neighbours have in common."""
 
 import numpy as np
+import torch
+
+# Documents whose similarities to all others are in memory at once: a million others take 1 GB.
+_CHUNK = 256
 
 
 def group_texts(texts: list[str] | None, number: int) -> np.ndarray:
@@ -29,7 +33,7 @@ def neighbourhood_means(vectors: np.ndarray, neighbours: np.ndarray, steps: int)
 
 
 def nearest_neighbours(vectors: np.ndarray, number: int, unlike: np.ndarray | None = None) -> np.ndarray:
-    """The nearest other documents of each by cosine.
+    """The nearest other documents of each by cosine, chunk by chunk.
 
     Args:
         vectors: `(N, D)`.
@@ -42,23 +46,15 @@ def nearest_neighbours(vectors: np.ndarray, number: int, unlike: np.ndarray | No
     Raises:
         ValueError: fewer other documents than `number`.
     """
-    import faiss
-
-    groups = np.arange(len(vectors)) if unlike is None else unlike
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.diff(groups[order], prepend=-np.inf))
-    ends = np.append(starts[1:], len(order))
-    if number > len(order) - (ends - starts).max(initial=0):
+    groups = torch.arange(len(vectors)) if unlike is None else torch.from_numpy(unlike)
+    if number > len(vectors) - int(torch.unique(groups, return_counts=True)[1].max()):
         raise ValueError(
             f"{len(vectors)} documents have no {number} neighbours each"
             f"{'' if unlike is None else ' that differ in what is excluded'}: set num_neighbours lower."
         )
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.ascontiguousarray((vectors / lengths.clip(1e-12))[order], np.float32)
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(unit)
-    found = np.empty((len(order), number), dtype=np.int64)
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        others = faiss.SearchParameters(sel=faiss.IDSelectorNot(faiss.IDSelectorRange(start, end)))
-        found[order[start:end]] = order[index.search(unit[start:end], number, params=others)[1]]
-    return found
+    unit = torch.nn.functional.normalize(torch.from_numpy(vectors).float(), dim=1)
+    found = [
+        (rows @ unit.T).masked_fill_(own[:, None] == groups, -torch.inf).topk(number).indices
+        for rows, own in zip(unit.split(_CHUNK), groups.split(_CHUNK), strict=True)
+    ]
+    return torch.cat(found).numpy()

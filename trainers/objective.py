@@ -101,12 +101,15 @@ class Objective:
         )  # fmt: skip
 
     def pull(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Pull of the states `(batch, hidden)` towards the similarities they started with, `(batch,)`."""
+        """Pull of the states `(batch, hidden)` towards the similarities of their anchors, `(batch,)`.
+
+        A document without an anchor, for nothing sets it apart from its peers, is not pulled and pulls no other.
+        """
+        anchors, all_anchors = batch.anchors.to(hidden.dtype), self.accelerator.gather(batch.anchors).to(hidden.dtype)
+        is_other = self.is_other(batch) & all_anchors.any(-1) & anchors.any(-1, keepdim=True)
         return anchor_loss(
-            hidden, batch.anchors.to(hidden.dtype), gather_with_grad(hidden),
-            self.accelerator.gather(batch.anchors).to(hidden.dtype), self.is_other(batch),
-            self.args.anchor_temperature,
-        )  # fmt: skip
+            hidden, anchors, gather_with_grad(hidden), all_anchors, is_other, self.args.anchor_temperature
+        )
 
     def is_other(self, batch: Batch) -> torch.Tensor:
         """Which documents of all processes are others than a row's, fillers not counted: `(batch, candidates)`."""

@@ -34,8 +34,8 @@ PRESETS = {
         "adam_epsilon": 1e-6,
     },
     # For a good sentence encoder that stays as it is: content words as a bag, similarities anchored to what a document
-    # shares with neighbours of other brands, then to what sets it apart from its prefix; codes from small clusters and
-    # expectation maximisation, even at the last. docs/id_quality.md has the figures.
+    # shares with neighbours of other brands, then to what sets it apart from its prefix; first codes from small
+    # clusters, expectation maximisation, a last position that spreads what is nearly equal: docs/id_quality.md.
     "best": {
         "similarity": "cosine",
         "reconstruction_target": "words",

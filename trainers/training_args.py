@@ -176,8 +176,9 @@ class SemanticIDTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("code_choice", "codebook_init"):  # one value is a list of one
-            setattr(self, name, [value] if isinstance(value := getattr(self, name), str) else value)
+        for name in ("code_choice", "codebook_init", "anchor_smoothing"):  # one value is a list of one
+            value = getattr(self, name)
+            setattr(self, name, [value] if isinstance(value, str | int) else list(value))
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; give at least one value.")
         for name in ("reduction", "contrastive_views", "codebook_init", "code_choice", "collisions"):
@@ -192,6 +193,8 @@ class SemanticIDTrainingArguments(TrainingArguments):
         for name in ("continuous_epochs", "contrastive_weights", "rate_factors", "anchor_weights", "anchor_smoothing"):
             if not getattr(self, name) or min(getattr(self, name)) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least one number, none below 0.")
+        if any(int(steps) != steps for steps in self.anchor_smoothing):
+            raise ValueError(f"anchor_smoothing is {self.anchor_smoothing}; give whole numbers, how often to average.")
         if not (0 <= self.ema_decay < 1 and 0 <= self.restart_threshold < 1 and 0 < self.micro_share <= 1):
             raise ValueError(
                 f"ema_decay is {self.ema_decay}, restart_threshold {self.restart_threshold}, micro_share "

@@ -132,3 +132,16 @@ def test_settings_from_a_yaml_file_lose_to_the_command_line(tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     refused = run("run_indexing.py", "--train_file", str(tmp_path / "no.jsonl"), ok=False)
     assert "no.jsonl" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_settings_per_position_come_from_preset_file_and_command_line(tmp_path):
+    from run_indexing import parse_arguments
+
+    assert parse_arguments(["--preset", "best"])[2].code_choice == ["expectation", "expectation", "balanced"]
+    file = tmp_path / "settings.yaml"
+    file.write_text("preset: best\ncode_choice: balanced\nanchor_smoothing: 1\ncodebook_init: [ward, kmeans]\n")
+    arguments = parse_arguments([str(file), "--codebook_init", "micro", "kmeans", "kmeans"])[2]
+    assert (arguments.code_choice, arguments.anchor_smoothing) == (["balanced"], [1])
+    assert arguments.codebook_init == ["micro", "kmeans", "kmeans"] and arguments.anchor_residuals
+    with pytest.raises(SystemExit):
+        parse_arguments(["--codebook_init", "median"])

@@ -158,6 +158,7 @@ def test_stages_are_pulled_to_the_anchors_of_their_position(tmp_path):
     trainer.prepare_stage = look
     trainer.train()
     start = trainer.anchors.vectors
+    assert list(seen) == ["0-reconstructor", "1-continuous", "1-discrete", "2-continuous", "2-discrete"]
     assert seen["0-reconstructor"][0] is None
     smooth = neighbourhood_means(start, nearest_neighbours(start, 4), 2)
     for name, (anchors, groups) in seen.items():

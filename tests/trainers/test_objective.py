@@ -104,3 +104,17 @@ def test_views_of_neighbours(tmp_path):
             tokens = torch.from_numpy(trainer.documents.tokens_of(text).astype(np.int64))[None]
             alone = trainer.model(tokens, decoder_input_ids=inputs["decoder_input_ids"][place : place + 1])
             torch.testing.assert_close(alone.decoder_last_hidden_state[0, -1], state, rtol=1e-4, atol=1e-6)
+
+
+def test_a_document_without_an_anchor_neither_is_pulled_nor_pulls(tmp_path):
+    """The others are pulled as if it were not there."""
+    pull = objective(tmp_path).pull
+    rows, random = torch.arange(6), torch.Generator().manual_seed(0)
+    hidden, anchors = (torch.randn(6, 5, generator=random, dtype=torch.float64) for _ in range(2))
+    anchors[2] = 0
+    batch = Batch(rows, rows, torch.ones(6), rows, None, anchors)
+    found = pull(hidden, batch)
+    left = rows != 2
+    rest = Batch(rows[left], rows[left], torch.ones(5), rows[left], None, anchors[left])
+    torch.testing.assert_close(found[left], pull(hidden[left], rest))
+    assert found[2] == 0 and (found[left] > 0).all()

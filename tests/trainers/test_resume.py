@@ -25,11 +25,12 @@ SETTINGS = {
     ),
     # Averages of codes and where documents started are not among the weights.
     "additions": (
-        {"dropout": 0.1, "codebook_sizes": [8], "learn_temperature": True},
+        {"dropout": 0.1, "codebook_sizes": [8, 6], "learn_temperature": True},
         {
             "save_strategy": "steps", "save_steps": 3, "ema_decay": 0.7, "restart_threshold": 0.8,
             "anchor_weights": [1.0], "anchor_lexical_weight": 0.5, "contrastive_views": "neighbours",
-            "choice_weight": 0.5, "code_choice": ["balanced"], "codebook_init": "micro",
+            "choice_weight": 0.5, "code_choice": ["balanced"], "codebook_init": "micro", "anchor_smoothing": [2, 1],
+            "anchor_residuals": True,
         },
     ),
 }  # fmt: skip

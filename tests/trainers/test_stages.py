@@ -106,5 +106,8 @@ def test_impossible_settings(tmp_path):
     assert [kinds.choice_at(position).kind for position in range(3)] == ["expectation", "balanced", "balanced"]
     assert kinds.choice_at(2).likelihood_weight == 3.0
     assert tiny_arguments(tmp_path, code_choice="balanced").code_choice == ["balanced"]
+    assert tiny_arguments(tmp_path, anchor_smoothing=2).anchor_smoothing == [2]
+    with pytest.raises(ValueError, match="give whole numbers, how often to average"):
+        tiny_arguments(tmp_path, anchor_smoothing=[0.5])
     with pytest.raises(ValueError, match="start_over and go_on"):
         tiny_arguments(tmp_path, start_over=True, go_on=True)
