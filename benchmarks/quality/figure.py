@@ -46,8 +46,9 @@ def draw(axis, group: Group, learner: str) -> None:
     methods = sorted(group.rows, key=lambda method: -group.mean(method, "ami_1"))
     means = [group.mean(method, "ami_1") for method in methods]
     ends = [group.values(method, "ami_1") for method in methods]
-    errors = [[mean - min(values) for mean, values in zip(means, ends, strict=True)]]
-    errors.append([max(values) - mean for mean, values in zip(means, ends, strict=True)])
+    # Of equal values, the mean may differ in the last bit.
+    errors = [[max(0.0, mean - min(values)) for mean, values in zip(means, ends, strict=True)]]
+    errors.append([max(0.0, max(values) - mean) for mean, values in zip(means, ends, strict=True)])
     colours = [OURS if method == learner else RIVAL for method in methods]
     axis.barh(range(len(methods)), means, color=colours, xerr=errors, error_kw={"elinewidth": 1.2, "capsize": 2})
     for place, (mean, values) in enumerate(zip(means, ends, strict=True)):

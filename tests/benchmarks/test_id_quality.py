@@ -196,6 +196,18 @@ def test_no_goal_is_about_a_control(benchmark):
     assert ratios["AMI over the best rival's"] == 0.5 / 0.4
 
 
+def test_bars_of_equal_seeds_have_no_error(benchmark):
+    """The mean of three equal values may be above them in the last bit."""
+    from matplotlib import pyplot
+
+    value = 0.1
+    group = benchmark("quality.tables").Group("one", [6], {"pq": [{"ami_1": value}] * 3})
+    assert group.mean("pq", "ami_1") > value
+    canvas, axis = pyplot.subplots()
+    benchmark("quality.figure").draw(axis, group, "lmindexer")
+    pyplot.close(canvas)
+
+
 def test_sizes_lead_to_a_perplexity(benchmark, monkeypatch):
     matching = benchmark("quality.matching")
     asked = []
