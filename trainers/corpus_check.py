@@ -85,11 +85,12 @@ def check_options(num_documents: int, config: LMIndexerConfig, args: SemanticIDT
 
 def check_neighbours(corpus: datasets.Dataset, args: SemanticIDTrainingArguments) -> None:
     """Raises UnusableCorpusError where a document has too few others to be its neighbours."""
-    excluded = list(corpus["excluded"]) if "excluded" in corpus.column_names else None
-    groups = group_texts(excluded if args.neighbours_across_excluded else None, len(corpus))
-    others = len(corpus) - int(np.bincount(groups).max())
-    if args.needs_neighbours and args.num_neighbours > others:
-        unlike = " of another excluded text" if args.neighbours_across_excluded and excluded else ""
+    if not args.needs_neighbours:
+        return
+    across = args.neighbours_across_excluded and "excluded" in corpus.column_names
+    groups = group_texts(list(corpus["excluded"]) if across else None, len(corpus))
+    if args.num_neighbours > len(corpus) - int(np.bincount(groups).max()):
+        unlike = " of another excluded text" if across else ""
         raise UnusableCorpusError(
             f"{len(corpus)} documents have no {args.num_neighbours} neighbours each{unlike}: set num_neighbours lower"
             f"{' or neighbours_across_excluded to false' if unlike else ''}."

@@ -74,3 +74,30 @@ def test_neighbours_of_other_brands_need_other_brands(tmp_path):
     with pytest.raises(UnusableCorpusError, match="no 6 neighbours each of another excluded text: set num_neighbours"):
         make_trainer(tmp_path / "more", corpus=corpus, num_neighbours=6, **across)
     assert not (tmp_path / "more").exists()
+
+
+CORPUS = tiny_corpus()
+
+
+@pytest.mark.parametrize(
+    ("corpus", "message"),
+    [
+        (CORPUS.remove_columns("text"), r"lacks the columns \['text'\]"),
+        (CORPUS.rename_column("id", "name"), r"lacks the columns \['id'\]; it has \['name', 'text', 'category'\]"),
+        (CORPUS.select([]), "empty"),
+        (CORPUS.map(lambda row: {"text": " " if row["id"] == "d000" else row["text"]}), r"no text: \['d000'\]"),
+        (CORPUS.map(lambda row: {"text": None if row["id"] == "d000" else row["text"]}), r"no text: \['d000'\]"),
+        (CORPUS.map(lambda row: {"id": row["id"][:3]}), "more than once"),
+        (CORPUS.map(lambda row, place: {"id": place / 2}, with_indices=True), "integers or all strings"),
+        (CORPUS.select(range(5)), "5 documents are fewer than the 6 codes"),
+    ],
+)
+def test_a_corpus_that_cannot_be_indexed(tmp_path, corpus, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, corpus=corpus)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_reconstructor_learns_no_ids(tmp_path):
+    with pytest.raises(ValueError, match="no reconstructor: load it with num_reconstructor_layers=1"):
+        make_trainer(tmp_path, model=tiny_indexer(num_reconstructor_layers=0))
