@@ -32,7 +32,7 @@ from .reassignment import Reassignment
 from .run_settings import digest_of_weights, run_settings
 from .run_state import RunState
 from .stage_files import read_stage, write_stage
-from .stages import Stage, plan_stages, set_trainable
+from .stages import Stage, encoder_parameters, plan_stages, set_trainable, slow_down
 from .training_args import SemanticIDTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -313,6 +313,14 @@ class SemanticIDTrainer(Trainer):
     def get_decay_parameter_names(self, model) -> list[str]:
         """As in Trainer, without temperatures: a decay would draw them towards 1."""
         return [name for name in super().get_decay_parameter_names(model) if not name.endswith("log_temperature")]
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """As in Trainer, with the encoder's parameters in groups of their own where they have a rate of their own."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.encoder_rate_factor != 1:
+            slow_down(optimizer, encoder_parameters(self.unwrap()), self.args.encoder_rate_factor)
+        return optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         """Documents of all accumulated batches on all processes, fillers not counted."""

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
 from modeling_lmindexer import LMIndexerForSemanticID
 
 from .training_args import SemanticIDTrainingArguments, value_at
@@ -100,5 +103,20 @@ def set_trainable(model: LMIndexerForSemanticID, stage: Stage, args: SemanticIDT
             # Codes that follow their documents get no gradient; their temperature does.
             codebook.weight.requires_grad_(not args.ema_decay or position < stage.position)
     if args.freeze_encoder:
-        model.get_encoder().requires_grad_(False)
-        model.get_input_embeddings().requires_grad_(False)
+        for parameter in encoder_parameters(model):
+            parameter.requires_grad_(False)
+
+
+def encoder_parameters(model: LMIndexerForSemanticID) -> list[Parameter]:
+    """What reads a text: the encoder and the embeddings of its tokens."""
+    return list(dict.fromkeys([*model.get_encoder().parameters(), *model.get_input_embeddings().parameters()]))
+
+
+def slow_down(optimizer: Optimizer, parameters: list[Parameter], factor: float) -> None:
+    """Gives parameters a share of the learning rate of their groups, before a schedule has seen the optimizer."""
+    slow = set(parameters)
+    for group in list(optimizer.param_groups):
+        own = [parameter for parameter in group["params"] if parameter in slow]
+        if own:
+            group["params"] = [parameter for parameter in group["params"] if parameter not in slow]
+            optimizer.add_param_group(group | {"params": own, "lr": factor * group["lr"]})

@@ -36,6 +36,10 @@ class SemanticIDTrainingArguments(TrainingArguments):
     discrete_rate_factor: float = field(
         default=0.05, metadata={"help": "Share of its position's learning rate that a discrete stage gets."}
     )
+    encoder_rate_factor: float = field(
+        default=1.0,
+        metadata={"help": "Share of every learning rate that the encoder gets, a trained one beside new parts."},
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of every stage."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or share of a stage's steps, of warm-up."})
     logging_steps: float = field(default=0.1, metadata={"help": "Steps, or share of a stage's steps, between logs."})
@@ -199,6 +203,11 @@ class SemanticIDTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"ema_decay is {self.ema_decay}, restart_threshold {self.restart_threshold}, micro_share "
                 f"{self.micro_share}; the first two are from 0 to below 1, the third above 0 and at most 1."
+            )
+        if not self.encoder_rate_factor > 0:
+            raise ValueError(
+                f"encoder_rate_factor is {self.encoder_rate_factor}; it must be above 0. To keep the "
+                "encoder as it is, set freeze_encoder."
             )
         if self.start_over and self.go_on:
             raise ValueError("start_over and go_on exclude each other: choose one.")

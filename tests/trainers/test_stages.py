@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from tiny_training import tiny_arguments, tiny_indexer
+import torch
+from tiny_training import at_second_position, tiny_arguments, tiny_indexer
+from transformers import Trainer
 
-from trainers.stages import Stage, hint_ratio_at, plan_stages, set_trainable
+from trainers.stages import Stage, encoder_parameters, hint_ratio_at, plan_stages, set_trainable
 
 
 @pytest.mark.parametrize("positions", [1, 2, 3])
@@ -111,3 +113,34 @@ def test_impossible_settings(tmp_path):
         tiny_arguments(tmp_path, anchor_smoothing=[0.5])
     with pytest.raises(ValueError, match="start_over and go_on"):
         tiny_arguments(tmp_path, start_over=True, go_on=True)
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw_torch"])
+def test_the_encoder_at_a_share_of_the_rate(tmp_path, kind, optimizer):
+    """One step with and without: of plain gradient descent, everything moves in proportion to its rate."""
+    steps = {}
+    for factor in (1.0, 0.25):
+        model = tiny_indexer(kind=kind).double()
+        trainer = at_second_position(
+            tmp_path / str(factor), model=model, encoder_rate_factor=factor, optim=optimizer, max_steps=1,
+            weight_decay=0.1,
+        )  # fmt: skip
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        Trainer.train(trainer)
+        steps[factor] = {name: value - before[name] for name, value in model.named_parameters()}
+        decays = {group["weight_decay"] for group in trainer.optimizer.param_groups if group["params"]}
+        assert decays == {0.0, 0.1}
+    encoder = {id(parameter) for parameter in encoder_parameters(model)}
+    reads = {name for name, parameter in model.named_parameters() if id(parameter) in encoder}
+    moved = {name for name, step in steps[1.0].items() if step.abs().max() > 0}
+    assert any("embed" in name or "shared" in name for name in reads) and reads & moved and moved - reads
+    assert not any(name.startswith(("decoder", "codebooks", "reconstructor")) for name in reads)
+    for name in moved:
+        share = 0.25 if name in reads else 1.0
+        torch.testing.assert_close(steps[0.25][name], share * steps[1.0][name], rtol=1e-9, atol=1e-15)
+
+
+def test_no_rate_for_the_encoder(tmp_path):
+    with pytest.raises(ValueError, match="encoder_rate_factor is 0.0; .* set freeze_encoder"):
+        tiny_arguments(tmp_path, encoder_rate_factor=0.0)
