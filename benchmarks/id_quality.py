@@ -7,9 +7,10 @@
     python benchmarks/id_quality.py match --encoder all-MiniLM-L6-v2/ --set beauty --seed 0
     python benchmarks/id_quality.py tables --figure outputs/id_quality/ami.png
 
-`id_quality.yaml` holds data sets, sizes and grids. Every command appends to `results.jsonl` of one folder and leaves
-out the rows that are there; several may run at once. The family `pretrained` has one encoder, `scratch` one per data
-set, made by `examples/adapt_encoder.py`, in folders of the sets' names.
+`id_quality.yaml` holds families, data sets, sizes and grids. Every command appends to `results.jsonl` of one folder
+and leaves out the rows that are there; several may run at once. The family `pretrained` has one encoder, which stays
+as it is; `scratch` one per data set, made by `examples/adapt_encoder.py`, in folders of the sets' names; in `unfrozen`
+the encoder learns too, and all of a document is read: that wants a GPU, which is used where there is one.
 """
 
 import argparse
@@ -32,8 +33,6 @@ from quality.tuning import choose, tune
 from threadpoolctl import threadpool_limits
 from transformers.utils import logging
 
-FAMILIES = ("pretrained", "scratch")
-
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, Plan]:
     """The command line's options, and the plan that they name."""
@@ -43,9 +42,9 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     for command in add.values():
         command.add_argument("--config", type=Path, default=Path(__file__).with_suffix(".yaml"))
         command.add_argument("--output_dir", type=Path, default=Path("outputs/id_quality"))
-        command.add_argument("--family", choices=FAMILIES, default=FAMILIES[0])
+        command.add_argument("--family", help="default: the first of the configuration")
     for command in (add["tune"], add["compare"], add["match"]):
-        command.add_argument("--encoder", type=Path, help="folder of the encoder of the family pretrained")
+        command.add_argument("--encoder", type=Path, help="folder of the encoder that all data sets share")
         command.add_argument("--scratch_encoders", type=Path, help="folder with one encoder per data set")
         command.add_argument("--encoder_cache_dir", type=Path, help="default: inside output_dir")
         command.add_argument("--data", type=Path, default=os.environ.get("LMINDEXER_DATA"))
@@ -58,7 +57,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     add["compare"].add_argument("--sizes", type=int, nargs="+", help="default: all of the configuration")
     options = parser.parse_args(argv)
     plan = read_plan(options.config)
-    for option, known in (("methods", plan.methods), ("set", plan.sets)):
+    options.family = options.family or next(iter(plan.families))
+    for option, known in (("family", plan.families), ("methods", plan.methods), ("set", plan.sets)):
         asked = getattr(options, option, None) or []
         unknown = [name for name in ([asked] if isinstance(asked, str) else asked) if name not in known]
         if unknown:
@@ -66,14 +66,16 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     return options, plan
 
 
-def encoder_folder(options: argparse.Namespace, name: str) -> Path:
+def encoder_folder(options: argparse.Namespace, plan: Plan, name: str) -> Path:
     """Where the encoder of a data set is."""
-    if options.family == "scratch":
+    if plan.families[options.family].encoder_per_set:
         if options.scratch_encoders is None:
-            raise ValueError("--family scratch needs --scratch_encoders: a folder with one encoder per data set")
+            raise ValueError(
+                f"--family {options.family} needs --scratch_encoders: a folder with one encoder per data set"
+            )
         return options.scratch_encoders / name
     if options.encoder is None:
-        raise ValueError("--family pretrained needs --encoder: the folder of a sentence encoder")
+        raise ValueError(f"--family {options.family} needs --encoder: the folder of a sentence encoder")
     return options.encoder
 
 
@@ -84,7 +86,7 @@ def make_bench(options: argparse.Namespace, plan: Plan) -> Bench:
         raise ValueError("set LMINDEXER_DATA or --data: the folder of the data sets")
     cache = getattr(options, "encoder_cache_dir", None) or options.output_dir / "encoder_states"
     return Bench(
-        plan, options.family, lambda name: encoder_folder(options, name), options.data if measures else None,
+        plan, options.family, lambda name: encoder_folder(options, plan, name), options.data if measures else None,
         Results(options.output_dir), cache,
     )  # fmt: skip
 
@@ -102,7 +104,7 @@ def run(options: argparse.Namespace, plan: Plan) -> None:
     elif options.command == "match":
         match(bench, options.set, options.seed, methods)
     else:
-        benches = [replace(bench, family=family) for family in FAMILIES]
+        benches = [replace(bench, family=family) for family in plan.families]
         print_tables(benches)
         if options.figure:
             save_figure(benches, options.figure)

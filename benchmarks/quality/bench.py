@@ -1,7 +1,7 @@
 """What all commands of the benchmark share: corpora, embeddings, results, and how a row is measured."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from metrics.semantic_id_quality import category_ami, code_perplexity
 from quality.corpora import Corpus, embed, find_encoder, read_corpus
 from quality.methods import Found, run_lmindexer, run_rival
-from quality.plan import Plan
+from quality.plan import Family, Plan
 from quality.rows import Results
 
 
@@ -34,10 +34,17 @@ class Bench:
     results: Results
     cache: Path
 
+    @property
+    def entry(self) -> Family:
+        """What the plan says of the family."""
+        return self.plan.families[self.family]
+
     @cache  # noqa: B019
     def corpus(self, name: str) -> Corpus:
         """The documents of a data set."""
-        return read_corpus(self.data, self.plan.sets[name], name == self.plan.chosen_on)
+        data_set = self.plan.sets[name]
+        length = self.entry.max_length or data_set.max_length
+        return read_corpus(self.data, replace(data_set, max_length=length), name == self.plan.chosen_on)
 
     @cache  # noqa: B019
     def vectors(self, name: str) -> np.ndarray:
@@ -45,9 +52,14 @@ class Bench:
         path = self.results.folder / "embeddings" / f"{self.family}-{name}.npy"
         return embed(self.corpus(name), find_encoder(self.encoder(name)), path)
 
+    def settings(self, method: str, trial: dict, positions: int) -> dict:
+        """All settings of a method with so many positions."""
+        entry = self.plan.methods[method]
+        return entry.resolved(self.entry.settings | trial if entry.learns else trial, positions)
+
     def key(self, kind: str, name: str, method: str, trial: dict, sizes: list[int], seed: int) -> dict:
         """What a row is known by."""
-        settings = self.plan.methods[method].resolved(trial, len(sizes))
+        settings = self.settings(method, trial, len(sizes))
         return {
             "kind": kind, "family": self.family, "set": name, "method": method, "sizes": list(sizes), "seed": seed,
             "settings": settings,
@@ -67,7 +79,7 @@ class Bench:
 
         def measure() -> dict:
             found = self.find(key)
-            columns = figures(found, self.corpus(key["set"])) | {"minutes": found.minutes}
+            columns = figures(found, self.corpus(key["set"])) | {"minutes": found.minutes, "device": found.device}
             shown = ", ".join(f"{name} {columns[name]:.4g}" for name in SHOWN if columns.get(name) is not None)
             print(f"{describe(key)}: {shown}", flush=True)
             return columns

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import AutoTokenizer, set_seed
 
 from modeling_lmindexer import LMIndexerForSemanticID
@@ -17,18 +18,20 @@ from trainers.neighbourhoods import group_texts, nearest_neighbours, neighbourho
 from trainers.reassignment import Reassignment, reassign
 from trainers.rivals import make_indexer
 
+CPU = "cpu"
 WITHOUT_BRANDS = "words_without_brands"
 NEIGHBOURS, NUM_NEIGHBOURS = "neighbour_steps", 5
 
 
 @dataclass
 class Found:
-    """`codes` `(N, T)` that a method found within `minutes`, None for a run that went on after a stop, and how to give
-    each document an ID of its own."""
+    """`codes` `(N, T)` that a method found within `minutes`, None for a run that went on after a stop, how to give
+    each document an ID of its own, and the device that did the work."""
 
     codes: np.ndarray
     minutes: float | None
     reassign: Callable[[], Reassignment]
+    device: str = CPU
 
 
 def run_rival(indexer: str, settings: dict, corpus: Corpus, vectors: np.ndarray, sizes: list[int], seed: int) -> Found:
@@ -83,7 +86,7 @@ def run_lmindexer(
         str(encoder), codebook_sizes=sizes, max_source_length=corpus.max_length, **shape
     )
     arguments = SemanticIDTrainingArguments(
-        output_dir=str(folder), seed=seed, encoder_cache_dir=str(cache), save_strategy="no", use_cpu=True,
+        output_dir=str(folder), seed=seed, encoder_cache_dir=str(cache), save_strategy="no",
         report_to="none", disable_tqdm=True, **training,
     )  # fmt: skip
     trainer = SemanticIDTrainer(model, arguments, corpus.documents, AutoTokenizer.from_pretrained(encoder))
@@ -96,4 +99,9 @@ def run_lmindexer(
         trainer.build_index_of_unique_codes()
         return trainer.reassignment
 
-    return Found(codes, minutes, reassigned)
+    return Found(codes, minutes, reassigned, device_name(trainer.args.device))
+
+
+def device_name(device: torch.device) -> str:
+    """A device in the words of its maker."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -20,6 +20,23 @@ class DataSet:
 
 
 @dataclass(frozen=True)
+class Family:
+    """What the methods of a family have in common.
+
+    Attributes:
+        encoder_per_set: whether every data set has an encoder of its own, trained on it.
+        max_length: tokens that every method reads of a document, in place of the data set's own number.
+        chosen_in: the family whose choices its methods take over; default: it has trials of its own.
+        settings: of the method that learns, above those of the method.
+    """
+
+    encoder_per_set: bool = False
+    max_length: int | None = None
+    chosen_in: str | None = None
+    settings: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Method:
     """A method and the settings that its trials choose among.
 
@@ -75,6 +92,7 @@ class Plan:
     """The whole comparison.
 
     Attributes:
+        families: by name; the first one is what commands are about by default.
         sets: by name.
         chosen_on: the set of which half the documents are for choices.
         sizes: of the codebooks, one list per row of the comparison.
@@ -87,6 +105,7 @@ class Plan:
         methods: by name.
     """
 
+    families: dict[str, Family]
     sets: dict[str, DataSet]
     chosen_on: str
     sizes: list[list[int]]
@@ -101,6 +120,11 @@ class Plan:
     def __post_init__(self):
         if self.chosen_on not in self.sets:
             raise ValueError(f"chosen_on is {self.chosen_on!r}; the sets are {', '.join(self.sets)}")
+        for name, family in self.families.items():
+            if family.chosen_in not in (None, *self.families):
+                raise ValueError(
+                    f"chosen_in of {name} is {family.chosen_in!r}; the families are {', '.join(self.families)}"
+                )
         for name, method in self.methods.items():
             number = len(combinations(method.grid)) + (len(combinations(method.second)) if method.second else 0)
             if number > self.trials:
@@ -125,6 +149,7 @@ def read_plan(path: Path) -> Plan:
     """
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
+        values["families"] = {name: Family(**(entry or {})) for name, entry in values["families"].items()}
         values["sets"] = {name: DataSet(**entry) for name, entry in values["sets"].items()}
         values["methods"] = {
             name: Method(**{"indexer": name, "grid": []} | (entry or {})) for name, entry in values["methods"].items()

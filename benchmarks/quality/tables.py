@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from quality.bench import Bench
 from quality.matching import target
+from quality.methods import CPU
 from quality.tuning import best_trial, first_trials, read_best, second_trials
 from trainers.report import format_table
 
@@ -59,7 +60,7 @@ def groups(bench: Bench) -> Iterator[Group]:
             rows = {
                 method: bench.results.rows(
                     kind="compare", family=bench.family, set=name, method=method, sizes=sizes,
-                    settings=plan.methods[method].resolved(trial, len(sizes)),
+                    settings=bench.settings(method, trial, len(sizes)),
                 )
                 for method, trial in best.items()
                 if method in plan.methods
@@ -77,12 +78,15 @@ def print_tables(benches: list[Bench]) -> None:
         found = list(groups(bench))
         for group in found:
             print(f"\n{bench.family}: {group.title}\n\n{comparison_table(bench, group)}")
+            for line in elsewhere(group):
+                print(f"\n{line}")
         if any(bench.plan.learner in group.rows for group in found):
             print(f"\n{bench.family}: what must be reached\n\n{goals_table(bench, found)}")
         for name in bench.plan.sets:
             if table := matched_table(bench, [group for group in found if group.name == name]):
                 print(f"\n{bench.family}: {name}, rivals at their best size and at equal perplexity\n\n{table}")
-        print(f"\n{bench.family}: chosen settings\n\n{settings_table(bench)}")
+        if not bench.entry.chosen_in:
+            print(f"\n{bench.family}: chosen settings\n\n{settings_table(bench)}")
     print(f"\n{NOTES}\n")
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     print(f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, {versions}")
@@ -92,8 +96,8 @@ NOTES = """AMI: of the first code with whole category paths, of documents that n
 largest less the smallest value of the seeds. Perplexity / K: of every position. Agreement: the share of the ten
 nearest neighbours by TF-IDF that have the same first code, less chance; no independent judge of methods that read
 TF-IDF. Over 5: documents in groups of more than five after the learned codes. Moved: documents with another ID after
-the reassignment; left: documents that still share theirs. Minutes are without the embeddings, and without the states
-of a frozen encoder, which are kept."""
+the reassignment; left: documents that still share theirs. Minutes are of a CPU, without the embeddings, and without
+the states of a frozen encoder, which are kept."""
 
 
 def shares(group: Group, method: str) -> str:
@@ -112,6 +116,20 @@ def agreement(row: dict) -> float:
     return row["neighbours_1"] - row["neighbours_chance_1"]
 
 
+def cpu_minutes(row: dict) -> float | None:
+    """Minutes of a row that was measured without a GPU."""
+    return row["minutes"] if row.get("device", CPU) == CPU else None
+
+
+def elsewhere(group: Group) -> Iterator[str]:
+    """Which rows a GPU did."""
+    for method, rows in group.rows.items():
+        seeds: dict[str, list[str]] = {}
+        for row in sorted(rows, key=lambda row: row["seed"]):
+            seeds.setdefault(row.get("device", CPU), []).append(str(row["seed"]))
+        yield from (f"{method}, seed {', '.join(own)}: on {name}." for name, own in seeds.items() if name != CPU)
+
+
 def comparison_table(bench: Bench, group: Group) -> str:
     """One row per method."""
     learner, rows = bench.plan.learner, []
@@ -122,7 +140,7 @@ def comparison_table(bench: Bench, group: Group) -> str:
             [
                 label(bench, method), len(group.rows[method]), ami, group.spread(method),
                 ratio(group.mean(learner, "ami_1"), ami) if compared else None, shares(group, method),
-                group.mean(method, agreement), group.mean(method, "minutes"),
+                group.mean(method, agreement), group.mean(method, cpu_minutes),
                 *(whole_ids(group, method) if len(group.sizes) > 1 else []),
             ]
         )  # fmt: skip
@@ -168,8 +186,9 @@ def goals_table(bench: Bench, found: list[Group]) -> str:
     for group in found:
         if learner in group.rows:
             rows += [[group.title, *goal] for goal in [*rival_goals(bench, group), *own_goals(learner, group)]]
-    minutes = sum(group.mean(method, "minutes") for group in found for method in group.rows)
-    rows.append(["all sets and sizes", "minutes of one seed", "<= 60", minutes, None, verdict(minutes <= 60, minutes)])
+    minutes = sum(group.mean(method, cpu_minutes) for group in found for method in group.rows)
+    if not math.isnan(minutes):
+        rows.append(["all sets and sizes", "minutes of one seed", "<= 60", minutes, None, verdict(minutes <= 60)])
     return format_table(["", "goal", "must", "is", "beside", "reached"], rows)
 
 
@@ -230,7 +249,7 @@ def sweep_rows(bench: Bench, name: str, method: str) -> list[dict]:
     if trial is None:
         return []
     entry = bench.plan.methods[method]
-    settings = entry.resolved(trial, entry.positions)
+    settings = bench.settings(method, trial, entry.positions)
     return bench.results.rows(kind="sweep", family=bench.family, set=name, method=method, settings=settings)
 
 

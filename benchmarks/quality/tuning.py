@@ -23,7 +23,12 @@ class Trial(NamedTuple):
 
 
 def tune(bench: Bench, methods: list[str]) -> None:
-    """Runs the trials that are not there yet: of the first code, then, with the best of them, of the second."""
+    """Runs the trials that are not there yet: of the first code, then, with the best of them, of the second.
+
+    Raises:
+        ValueError: the family takes over the choices of another.
+    """
+    check_own_choices(bench)
     for method in methods:
         for key in first_keys(bench, method):
             bench.row(key, first_for_choices)
@@ -90,7 +95,11 @@ def choose(bench: Bench) -> None:
     """Writes the best trials of every method that has some into `best.yaml`, and prints them.
 
     A method without a grid needs none.
+
+    Raises:
+        ValueError: the family takes over the choices of another.
     """
+    check_own_choices(bench)
     chosen = read_best(bench)
     for name, method in bench.plan.methods.items():
         first, second = first_trials(bench, name), second_trials(bench, name)
@@ -111,10 +120,19 @@ def choose(bench: Bench) -> None:
         temporary.write_text(yaml.safe_dump(everything | {bench.family: chosen}, sort_keys=False))
 
 
+def check_own_choices(bench: Bench) -> None:
+    """Refuses trials where they would have no effect."""
+    if bench.entry.chosen_in:
+        raise ValueError(
+            f"{bench.family} takes over the choices of {bench.entry.chosen_in}: run tune and choose there"
+        )
+
+
 def read_best(bench: Bench) -> dict[str, dict]:
-    """What was chosen for the methods of the family."""
+    """What was chosen for the methods of the family, or of the one that it takes its choices from."""
     path = bench.results.folder / BEST_NAME
-    return (yaml.safe_load(path.read_text()) if path.exists() else {}).get(bench.family, {})
+    everything = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return everything.get(bench.entry.chosen_in or bench.family, {})
 
 
 def best_of(bench: Bench, method: str) -> dict:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
+from quality.methods import CPU
 from quality.rows import Results
 
 from trainers.report import format_table
@@ -96,12 +97,13 @@ def print_tables(plan: Plan, found: Found, studies: list[str], families: list[st
         print(f"\n{study.title}\n\n{study_table(study, found, families)}")
         print(f"\n{claims_table(study, found, families, plan.margin)}")
     rows = found.all_rows()
+    done_on = {row.get("device", CPU) for row in rows}
     for row in rows[:1]:
         frozen = "frozen, its states computed once" if row["settings"].get("freeze_encoder") else "trained too"
         print(
             f"\n{row['set']}: {row['documents']:,} documents; encoder {row['encoder']}, {frozen}. {len(rows)} runs in "
             f"{total(rows, 'minutes'):.0f} minutes, {total(rows, 'cpu_minutes'):.0f} of a processor; a run that goes "
-            "on from another counts its own stages only."
+            f"on from another counts its own stages only. Done on {', '.join(sorted(done_on))}."
         )
     print(
         f"found: yes or no if all seeds say so by more than {plan.margin:.0%} of the larger value. reconstruction_f1 "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from quality.corpora import Corpus
+from quality.methods import device_name
 from quality.rows import Results
 from transformers import AutoTokenizer, set_seed
 
@@ -21,8 +22,8 @@ from .plan import Run
 
 # A run of some minutes is repeated from its last whole stage after a stop.
 _ALWAYS = {
-    "per_device_eval_batch_size": 128, "save_strategy": "no", "use_cpu": True, "report_to": "none",
-    "disable_tqdm": True, "logging_steps": 0.25, "go_on": True,
+    "per_device_eval_batch_size": 128, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+    "logging_steps": 0.25, "go_on": True,
 }  # fmt: skip
 
 
@@ -83,7 +84,8 @@ class Training:
         stages = trainer.train()
         np.save(folder / "codes.npy", trainer.documents.codes)
         points = {name: curves.points(name) for name in stages}
-        return finite({"figures": run_figures(trainer, stages), "curves": points})
+        done_on = device_name(arguments.device)
+        return finite({"figures": run_figures(trainer, stages), "curves": points, "device": done_on})
 
     def take_over(self, before: Run, folder: Path) -> None:
         """Begins a run with the stages of another, which is trained once more where its state is gone."""

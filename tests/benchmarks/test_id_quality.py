@@ -14,6 +14,11 @@ from trainers.rivals import make_indexer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PLAN = {
+    "families": {
+        "pretrained": None,
+        "scratch": {"encoder_per_set": True},
+        "unfrozen": {"chosen_in": "pretrained", "max_length": 14, "settings": {"freeze_encoder": False}},
+    },
     "sets": {"one": {"file": "one.jsonl", "max_length": 16}, "two": {"file": "two.jsonl", "max_length": 12}},
     "chosen_on": "one",
     "sizes": [[6, 12], [8, 8]],
@@ -128,7 +133,18 @@ def test_from_trials_to_tables(benchmark, run, tmp_path):
         (tmp_path / "out" / name).exists() and any((tmp_path / "out" / name).iterdir()) for name in ("runs", "claims")
     )
 
+    with pytest.raises(SystemExit, match="unfrozen takes over the choices of pretrained"):
+        run("tune", "--family", "unfrozen")
+    run("compare", "--family", "unfrozen", "--set", "two", "--sizes", 6, 12)
+    taken_over = [row for row in read_rows(tmp_path) if row["family"] == "unfrozen"]
+    assert [row["method"] for row in taken_over] == list(PLAN["methods"])
+    for row in taken_over:
+        other = next(old for old in compared if (old["method"], old["sizes"]) == (row["method"], row["sizes"]))
+        learned = {"freeze_encoder": False} if row["method"] == "lmindexer" else {}
+        assert row["settings"] == other["settings"] | learned and row["device"] == "cpu"
+
     printed = run("tables", "--figure", tmp_path / "out" / "ami.png")
+    assert "unfrozen: two, 6 x 12 codes" in printed and "unfrozen: chosen settings" not in printed
     for expected in (
         "pretrained: one, 6 x 12 codes", "| lmindexer    | 2     |", "documents left colliding", "minutes of one seed",
         "rivals at their best", "pretrained: chosen settings", "torch ",
@@ -186,7 +202,7 @@ def test_no_goal_is_about_a_control(benchmark):
     plan, tables = benchmark("quality.plan"), benchmark("quality.tables")
     names = {"lmindexer": {}, "pq": {}, "micro": {"control": True}, "random": {}}
     methods = {name: plan.Method(**{"indexer": name, "grid": []} | entry) for name, entry in names.items()}
-    bench = type("Bench", (), {"plan": plan.Plan({"one": None}, "one", [[6]], [6], methods)})()
+    bench = type("Bench", (), {"plan": plan.Plan({}, {"one": None}, "one", [[6]], [6], methods)})()
     row = {"perplexity_share_1": 1.0, "neighbours_1": 0.5, "neighbours_chance_1": 0.1, "minutes": 1.0}
     amis = dict(zip(names, (0.5, 0.4, 0.6, 0.0), strict=True))
     group = tables.Group("one", [6], {name: [row | {"ami_1": ami}] for name, ami in amis.items()})
@@ -194,6 +210,16 @@ def test_no_goal_is_about_a_control(benchmark):
     assert "micro (control)" in tables.comparison_table(bench, group)
     ratios = {goal[0]: goal[2] for goal in tables.rival_goals(bench, group)}
     assert ratios["AMI over the best rival's"] == 0.5 / 0.4
+
+
+def test_minutes_are_of_a_cpu(benchmark):
+    """Of rows that a GPU did, a line says so."""
+    tables = benchmark("quality.tables")
+    rows = [{"seed": 0, "minutes": 6.0}, {"seed": 2, "minutes": 0.5, "device": "GPU"}]
+    rows += [{"seed": 1, "minutes": 0.6, "device": "GPU"}, {"seed": 3, "minutes": 4.0, "device": "cpu"}]
+    group = tables.Group("one", [6], {"lmindexer": rows, "pq": rows[:1]})
+    assert group.mean("lmindexer", tables.cpu_minutes) == 5.0
+    assert list(tables.elsewhere(group)) == ["lmindexer, seed 1, 2: on GPU."]
 
 
 def test_bars_of_equal_seeds_have_no_error(benchmark):
@@ -232,7 +258,8 @@ def test_plans_say_what_is_wrong(benchmark, tmp_path):
     for change, message in (
         ({"chosen_on": "three"}, "the sets are one, two"),
         ({"trials": 1}, "lmindexer has 2 trials; every method has 1 at most"),
-        ({"metods": {}}, "unexpected keyword argument 'metods'; a plan has sets"),
+        ({"metods": {}}, "unexpected keyword argument 'metods'; a plan has families, sets"),
+        ({"families": {"one": {"chosen_in": "two"}}}, "chosen_in of one is 'two'; the families are one"),
     ):
         (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | change, sort_keys=False))
         with pytest.raises(ValueError, match=message):
