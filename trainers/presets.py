@@ -43,7 +43,7 @@ PRESETS = {
         "dropout": 0.0,
         "freeze_encoder": True,
         "hint_ratios": [0.0],
-        "contrastive_weights": [0.0, 0.0, 5.0],
+        "contrastive_weights": [0.0, 0.0, 12.0],
         "commitment_weight": 0.2,
         "anchor_weights": [1.0, 1.0, 0.1],
         "anchor_lexical_weight": 0.7,
