@@ -60,16 +60,15 @@ def draw_bars(study: Study, found: Found, families: list[str]):
     canvas, axes = panels(len(families), len(study.bars))
     for row_of_axes, family in zip(axes, families, strict=True):
         for axis, figure in zip(row_of_axes, study.bars, strict=True):
-            for place, run in enumerate(study.runs):
-                values = found.values(family, run, figure)
-                if values:
-                    mean = np.mean(values)
-                    axis.bar(place, mean, color=COLOURS[place % len(COLOURS)], width=0.7)
-                    if len(values) > 1:
-                        axis.plot([place] * len(values), values, "o", color="black", markersize=2.5)
-                    axis.annotate(f"{mean:.4g}", (place, mean), ha="center", va="bottom", fontsize=7)
+            bars = {run: values for run in study.runs if (values := found.values(family, run, figure))}
+            for place, (run, values) in enumerate(bars.items()):
+                mean = np.mean(values)
+                axis.bar(place, mean, color=COLOURS[study.runs.index(run) % len(COLOURS)], width=0.7)
+                if len(values) > 1:
+                    axis.plot([place] * len(values), values, "o", color="black", markersize=2.5)
+                axis.annotate(f"{mean:.3g}", (place, mean), ha="center", va="bottom", fontsize=7)
             axis.margins(y=0.15)
-            axis.set_xticks(range(len(study.runs)), study.runs)
+            axis.set_xticks(range(len(bars)), bars)
             axis.set_title(f"{family}: {figure.replace('_', ' ')}", fontsize=8)
             axis.spines[["top", "right"]].set_visible(False)
     return canvas
@@ -121,7 +120,11 @@ class Figures:
     def draw(self, name: str, families: list[str]) -> list[str]:
         """Writes the figure of a study, if it has rows; of categories one per family. Returns the files' names."""
         study = self.plan.studies[name]
-        present = [family for family in families if any((family, run) in self.found.rows for run in study.runs)]
+        # What a single run of several looks like is of no use.
+        enough = min(2, len(study.runs))
+        present = [
+            family for family in families if sum((family, run) in self.found.rows for run in study.runs) >= enough
+        ]
         file = f"{self.corpus}_{name.replace(' ', '_')}"
         if not present:
             return []

@@ -126,12 +126,16 @@ class Plan:
         before = self.run(corpus, family, after, seed) if after else None
         return Run(family, corpus, name, seed, settings | own, chosen["exclude"], before)
 
+    def has(self, family: str, name: str) -> bool:
+        """Whether a family has a run of that name."""
+        return family in self.runs[name].get("families", [family])
+
     def runs_of(self, corpus: str, studies: list[str], families: list[str], seeds: list[int]) -> list[Run]:
         """All runs of some studies, each once; those that others go on from come first."""
         found: dict[str, Run] = {}
         names = dict.fromkeys(name for study in studies for name in self.studies[study].runs)
         for seed, family, name in itertools.product(seeds, families, names):
-            if family in self.runs[name].get("families", [family]):
+            if self.has(family, name):
                 chain = [self.run(corpus, family, name, seed)]
                 while chain[0].after:
                     chain.insert(0, chain[0].after)

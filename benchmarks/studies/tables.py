@@ -72,16 +72,17 @@ def study_table(study: Study, found: Found, families: list[str]) -> str:
     return format_table(["settings", "run", "seeds", *study.columns, "minutes", "processor minutes"], lines)
 
 
-def claims_table(study: Study, found: Found, families: list[str], margin: float) -> str:
-    """One row per claim and family: both sides, and whether the effect has the paper's direction."""
+def claims_table(plan: Plan, study: Study, found: Found, families: list[str]) -> str:
+    """One row per claim and family that has its runs: both sides, and whether the effect has the paper's direction."""
     lines = []
     for claim in study.claims:
-        for family in families:
+        runs = [run for run in (claim.of, claim.above) if isinstance(run, str)]
+        for family in [family for family in families if all(plan.has(family, run) for run in runs)]:
             left = found.mean(family, claim.of, claim.figure)
             right = claim.above
             if isinstance(claim.above, str):
                 right = found.mean(family, claim.above, claim.figure)
-            lines.append([str(claim), family, left, right, verdict(claim, found, family, margin)])
+            lines.append([str(claim), family, left, right, verdict(claim, found, family, plan.margin)])
     return format_table(["the paper's direction", "settings", "first", "second", "found"], lines)
 
 
@@ -95,7 +96,7 @@ def print_tables(plan: Plan, found: Found, studies: list[str], families: list[st
     for name in studies:
         study = plan.studies[name]
         print(f"\n{study.title}\n\n{study_table(study, found, families)}")
-        print(f"\n{claims_table(study, found, families, plan.margin)}")
+        print(f"\n{claims_table(plan, study, found, families)}")
     rows = found.all_rows()
     done_on = {row.get("device", CPU) for row in rows}
     for row in rows[:1]:
