@@ -188,22 +188,32 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         if view == "crops":
             views = self.crop_views(decoder_input_ids, view_input_ids, view_attention_mask)
         elif view is not None:
-            other, other_mask = states, mask
-            if view == "neighbours" and view_encoder_outputs is not None:
-                other, other_mask = view_encoder_outputs, view_attention_mask
-            elif view == "neighbours":
-                other, other_mask = self.encode(view_input_ids, view_attention_mask)
+            other = states, mask
+            if view == "neighbours":
+                other = self.neighbour_states(view_input_ids, view_attention_mask, view_encoder_outputs)
             elif view == "dropout" and encoder_outputs is None:
-                other = self.encode(input_ids, attention_mask)[0]
-            second = hidden if view == "identical" else self.decode(decoder_input_ids, other, other_mask)[0]
+                other = self.encode(input_ids, attention_mask)
+            second = hidden if view == "identical" else self.decode(decoder_input_ids, *other)[0]
             views = (hidden[:, -1], second[:, -1])
+        text = (input_ids, hint_mask, target_weights)
+        return self.learn(hidden, prefix, views, text, code_choice or CodeChoice(), quantize)
+
+    def learn(self, hidden, prefix, views, text, choice: CodeChoice, quantize: bool) -> LMIndexerOutput:
+        """What the losses look at while the last position is learned.
+
+        Args:
+            hidden: `(batch, positions, hidden)`.
+            prefix: vectors of the codes before, `(batch, positions - 1, hidden)`.
+            views: for the contrastive loss, or None.
+            text: `input_ids`, `hint_mask` and `target_weights`, as for `forward`.
+            choice, quantize: as `code_choice` and `quantize` for `forward`.
+        """
         positions = hidden.shape[1]
         scored = positions if quantize else positions - 1
         code_logits = tuple(self.codebooks.logits(hidden[:, t], t) for t in range(scored))
         code, chosen = hidden[:, -1], None
         if quantize:
-            text = (input_ids, hint_mask, target_weights)
-            chosen = self.choose_codes(code_choice or CodeChoice(), code_logits[-1], prefix, *text)
+            chosen = self.choose_codes(choice, code_logits[-1], prefix, *text)
             code = straight_through(code_logits[-1], self.codebooks.learned[positions - 1].embeddings(), chosen)
         codes = torch.cat([prefix.to(code.dtype), code[:, None]], dim=1)
         return LMIndexerOutput(
@@ -211,7 +221,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             chosen_codes=chosen,
             decoder_last_hidden_state=hidden,
             views=views,
-            reconstruction=self.reconstruct(codes, input_ids, hint_mask, target_weights),
+            reconstruction=self.reconstruct(codes, *text),
         )
 
     @torch.no_grad()
@@ -251,6 +261,10 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         states, mask = self.encode(view_input_ids.flatten(0, 1), view_attention_mask.flatten(0, 1))
         hidden = self.decode(decoder_input_ids.repeat_interleave(2, dim=0), states, mask)[0][:, -1]
         return hidden[0::2], hidden[1::2]
+
+    def neighbour_states(self, view_input_ids, view_attention_mask, given) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoder states of the other text of every document, computed before or now, and their mask."""
+        return self.encode(view_input_ids, view_attention_mask) if given is None else (given, view_attention_mask)
 
     def reconstruct(self, codes, input_ids, hint_mask, target_weights) -> ReconstructionOutput:
         """Predictions for the hidden tokens from `codes` `(batch, positions, hidden)`; see [`Reconstructor`]."""
