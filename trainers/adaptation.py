@@ -1,7 +1,6 @@
 """In-domain adaptation: an encoder learns from the texts of a corpus, without labels, before any ID is learned."""
 
 import copy
-import hashlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,11 +13,8 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    ProgressCallback,
-    Trainer,
     set_seed,
 )
-from transformers.trainer_callback import PrinterCallback
 
 from .adaptation_args import AdaptationArguments
 from .adaptation_inputs import crop_masks, masking_of, read_texts, word_shares
@@ -28,8 +24,8 @@ from .encoder_folder import save_encoder
 from .figures import loss_curve
 from .gather import gather_with_grad
 from .losses import contrastive_loss, reconstruction_loss
-from .progress import StageProgress
-from .run_state import RunState
+from .run_settings import digest_of_weights
+from .staged_trainer import StagedTrainer
 
 ENCODER_FOLDER = "encoder"
 _STAGE = "adaptation"
@@ -77,7 +73,7 @@ def adapt_checkpoint(name_or_path: str, texts: list[str], args: AdaptationArgume
     return Path(args.output_dir) / ENCODER_FOLDER
 
 
-class AdaptationTrainer(Trainer):
+class AdaptationTrainer(StagedTrainer):
     """Trains an encoder on texts; see [`adapt_encoder`].
 
     Losses are means over documents, of a document's masked tokens, too, so that gradient accumulation gives the
@@ -100,26 +96,16 @@ class AdaptationTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase,
         **kwargs,
     ):
-        self.run_dir, self.settings, self.tokenizer = Path(args.output_dir), args, processing_class
-        self.state_of_run, self.masking = RunState(self.run_dir), None
+        self.settings, self.tokenizer, self.masking = args, processing_class, None
         if "mlm" in args.objective:
             self.masking = masking_of(processing_class, args.mlm_probability)
         self.documents = read_texts(texts, processing_class, model, args)
         self.adapted = model.base_model
         own = copy.copy(args)
-        own.output_dir, own.remove_unused_columns = str(self.state_of_run.folder(_STAGE)), False
-        own.dataloader_drop_last = True
-        # Trainer would delete the old checkpoint before the new one is known to be whole.
-        own.save_total_limit, own.push_to_hub = None, False
+        own.remove_unused_columns, own.dataloader_drop_last = False, True
         super().__init__(
-            model=self.wrap(model.float()), args=own, train_dataset=self.documents, data_collator=self.collator(),
-            **kwargs,
-        )  # fmt: skip
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(PrinterCallback)
-        progress = StageProgress()
-        progress.title = " + ".join(args.objective)
-        self.add_callback(progress)
+            self.wrap(model.float()), own, train_dataset=self.documents, data_collator=self.collator(), **kwargs
+        )
         self.loss_sums: dict[str, list] = defaultdict(list)
 
     def wrap(self, model: PreTrainedModel) -> AdaptationModel:
@@ -152,13 +138,14 @@ class AdaptationTrainer(Trainer):
         Returns:
             `loss_start` and `loss_end`, the same by objective (`simcse_start`, ..), and `loss_curve`.
         """
-        self.claim()
+        self.claim_folder()
         figures, folder = self.state_of_run.result(_STAGE), self.run_dir / ENCODER_FOLDER
         if figures is not None and folder.is_dir():
             self.load(folder)
             return figures
         losses = self.state_of_run.remember(_STAGE, "start", lambda: self.measure_losses("start"))
-        set_seed(self.args.seed)
+        title = " + ".join(self.settings.objective)
+        self.begin_stage(_STAGE, title, self.settings.num_train_epochs, self.settings.learning_rate, self.args.seed)
         super().train(resume_from_checkpoint=self.state_of_run.last_checkpoint(_STAGE))
         figures = losses | self.measure_losses("end") | {"loss_curve": loss_curve(self.state.log_history)}
         self.adapted.to(self.args.device).eval()
@@ -175,20 +162,14 @@ class AdaptationTrainer(Trainer):
         self.adapted.load_state_dict({name: weights[name] for name in self.adapted.state_dict()})
         self.adapted.to(self.args.device).eval()
 
-    def claim(self) -> None:
+    def claim_folder(self) -> None:
         """Takes the output folder for this run, or raises ExistingRunError."""
-        weights = hashlib.sha256()
-        for tensor in self.model.state_dict().values():
-            weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         settings = self.settings.result_settings() | {
             "texts": self.documents.digest(),
-            "initial_weights": weights.hexdigest(),
+            "initial_weights": digest_of_weights(self.model),
             "global_batch_size": self.args.per_device_train_batch_size * self.args.world_size,
         }
-        with self.args.main_process_first(local=False, desc="claiming the output folder"):
-            # All processes look, so that all are refused; the main one has deleted what was there, if asked to.
-            start_over = self.args.start_over and self.args.process_index == 0
-            self.state_of_run.claim(settings, start_over=start_over, go_on=self.args.go_on)
+        self.claim(settings)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the objectives, each a mean over the documents of the micro-batch."""
@@ -277,10 +258,3 @@ class AdaptationTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """What [`~AdaptationTrainer._save`] wrote."""
         load_model(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint) / "model.safetensors")
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """As in Trainer; a mark tells a complete checkpoint from one that a kill cut short."""
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            self.state_of_run.complete_checkpoint(_STAGE, self.state.global_step, self.settings.save_total_limit)

@@ -56,4 +56,5 @@ class HintEpoch(TrainerCallback):
         self.sampler = None
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.sampler.set_epoch(int(state.epoch or 0))
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))

@@ -85,11 +85,11 @@ class RunState:
         complete = self.complete_checkpoints(stage_name)
         return str(complete[-1]) if complete else None
 
-    def complete_checkpoint(self, stage_name: str, step: int, limit: int | None) -> None:
+    def complete_checkpoint(self, stage_name: str, step: int, limit: int | None, keep: Path | None = None) -> None:
         """Marks the checkpoint of a step as complete, and only then removes others: incomplete ones, and the oldest
-        when there are more than `limit`."""
+        when there are more than `limit`, but not `keep`."""
         (self.folder(stage_name) / f"checkpoint-{step}" / COMPLETE_MARK).touch()
-        kept = self.complete_checkpoints(stage_name)[-(limit or 0) :]
+        kept = [*self.complete_checkpoints(stage_name)[-(limit or 0) :], keep]
         for checkpoint in self.folder(stage_name).glob("checkpoint-*"):
             if checkpoint not in kept:
                 shutil.rmtree(checkpoint, ignore_errors=True)

@@ -1,6 +1,5 @@
 """`SemanticIDTrainer` learns the IDs of a corpus stage by stage (Algorithm 1), and can be stopped anywhere."""
 
-import copy
 from collections import defaultdict
 from itertools import islice
 from pathlib import Path
@@ -9,8 +8,7 @@ import datasets
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, ProgressCallback, Trainer, set_seed
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
@@ -27,18 +25,17 @@ from .figures import code_figures, loss_curve, prediction_figures, reconstructio
 from .index_building import index_with_counter, index_without_counter
 from .objective import Batch, Objective
 from .prefix_sampler import PrefixBatchSampler
-from .progress import HintEpoch, StageProgress
 from .reassignment import Reassignment
 from .run_settings import digest_of_weights, run_settings
-from .run_state import RunState
 from .stage_files import read_stage, write_stage
+from .staged_trainer import StagedTrainer
 from .stages import Stage, encoder_parameters, plan_stages, set_trainable, slow_down
 from .training_args import SemanticIDTrainingArguments
 
 logger = logging.get_logger(__name__)
 
 
-class SemanticIDTrainer(Trainer):
+class SemanticIDTrainer(StagedTrainer):
     """Trains an [`LMIndexerForSemanticID`] to write the IDs of `train_dataset`, without labels.
 
     One `train()` call walks all stages: the reconstructor's warm-up, then for every learned position a continuous
@@ -61,9 +58,6 @@ class SemanticIDTrainer(Trainer):
         ExistingRunError: (from `train`) the output folder holds a run with other settings.
     """
 
-    # compute_loss divides by the documents of all accumulated batches itself.
-    loss_is_scaled_for_ga = True
-
     def __init__(
         self,
         model: LMIndexerForSemanticID,
@@ -73,27 +67,16 @@ class SemanticIDTrainer(Trainer):
         **kwargs,
     ):
         check_corpus(train_dataset, model, args)
-        self.run_dir = Path(args.output_dir)
         self.documents = IndexingDataset.of(train_dataset, processing_class, model.config.max_source_length, args.seed)
         self.categories = list(train_dataset["category"]) if "category" in train_dataset.column_names else None
         # Trainer would write the tokenizer's end-of-sequence id into the model's generation settings, where that
         # number is a code; so it does not get the tokenizer.
         self.tokenizer = processing_class
-        # A copy: stages set folder, epochs and learning rate for themselves.
-        own = copy.copy(args)
-        # Trainer would delete the old checkpoint before the new one is known to be whole, and upload stages.
-        self.num_checkpoints, own.save_total_limit, own.push_to_hub = args.save_total_limit, None, False
-        super().__init__(model=model, args=own, train_dataset=self.documents, **kwargs)
-        self.progress, self.hint_epoch, self.codebook_updates = StageProgress(), HintEpoch(), UpdateCodebook()
-        self.remove_callback(ProgressCallback)
-        self.remove_callback(PrinterCallback)
-        self.add_callback(self.progress)
-        self.add_callback(self.hint_epoch)
+        super().__init__(model, args, train_dataset=self.documents, **kwargs)
+        self.codebook_updates = UpdateCodebook()
         self.add_callback(self.codebook_updates)
-        self.state_of_run = RunState(self.run_dir)
         self.stages = plan_stages(model.config.num_learned_positions, args)
         self.stage = self.stages[0]
-        self.settings = args
         self.figures: dict[str, dict] = {}
         self.loss_sums: dict[str, list] = defaultdict(list)
         self.objective, self.offsets = Objective(self.accelerator, args), model.config.position_offsets
@@ -112,11 +95,7 @@ class SemanticIDTrainer(Trainer):
         Returns:
             the figures of every stage, by its name.
         """
-        settings = run_settings(self.settings, self.model, self.documents, self.args.world_size)
-        with self.args.main_process_first(local=False, desc="claiming the output folder"):
-            # All processes look, so that all are refused; the main one has deleted what was there, if asked to.
-            start_over = self.args.start_over and self.args.process_index == 0
-            self.state_of_run.claim(settings, start_over=start_over, go_on=self.args.go_on)
+        self.claim(run_settings(self.settings, self.model, self.documents, self.args.world_size))
         if any(self.state_of_run.result(stage.name) is None for stage in self.stages):
             self.look_at_the_start()
         for stage in self.stages:
@@ -151,8 +130,9 @@ class SemanticIDTrainer(Trainer):
     def prepare_stage(self, stage: Stage) -> None:
         """Sets what is trained and how; Trainer would keep optimizer, schedule and wrapping of the last stage."""
         position = stage.position + 1
-        self.progress.title = f"[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.title}"
-        self.model = self.unwrap()
+        title = f"[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.title}"
+        seed = self.args.seed + 1000 * position + (stage.kind == "discrete") + 2 * (stage.kind == "reconstructor")
+        self.begin_stage(stage.name, title, stage.epochs, stage.learning_rate, seed)
         set_trainable(self.model, stage, self.args)
         self.documents.hint_ratio = stage.hint_ratio
         self.documents.views = self.args.contrastive_views if stage.contrasts else None
@@ -163,14 +143,7 @@ class SemanticIDTrainer(Trainer):
             self.model.codebooks.learned[stage.position], self.args.ema_decay, self.args.restart_threshold,
             self.args.seed,
         )  # fmt: skip
-        self.optimizer = self.lr_scheduler = None
-        self.model_wrapped = self.model
-        self._created_lr_scheduler = False
-        self.args.output_dir = str(self.state_of_run.folder(stage.name))
-        self.args.num_train_epochs, self.args.learning_rate = stage.epochs, stage.learning_rate
         self.loss_sums.clear()
-        # A stage draws the same numbers whether the one before ran just now or before a stop.
-        set_seed(self.args.seed + 1000 * position + (stage.kind == "discrete") + 2 * (stage.kind == "reconstructor"))
 
     def finish_stage(self, stage: Stage) -> dict:
         """Clusters after a continuous stage, assigns after a discrete one; returns the stage's figures."""
@@ -225,13 +198,6 @@ class SemanticIDTrainer(Trainer):
         return index
 
     # -- inside a stage -----------------------------------------------------------------------------------------------
-
-    def unwrap(self) -> LMIndexerForSemanticID:
-        """The model without what accelerate put around it, the autocast of its forward included."""
-        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
-        # With this mark, accelerate would leave the next stage without autocast.
-        vars(model).pop("_is_accelerate_prepared", None)
-        return model
 
     def set_target_weights(self) -> None:
         """Chooses the tokens that are reconstructed, and lets the reconstructor predict only among them."""
@@ -322,11 +288,6 @@ class SemanticIDTrainer(Trainer):
             slow_down(optimizer, encoder_parameters(self.unwrap()), self.args.encoder_rate_factor)
         return optimizer
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        """Documents of all accumulated batches on all processes, fillers not counted."""
-        counts = sum(batch["counts"].sum() for batch in batch_samples).to(device)
-        return self.accelerator.reduce(counts, "sum")
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The weighted sum of the losses (Eq. 11), divided by the documents of the global batch."""
         batch = Batch.take(inputs)
@@ -397,11 +358,7 @@ class SemanticIDTrainer(Trainer):
         logged = next((entry["step"] for entry in reversed(self.state.log_history) if "loss" in entry), 0)
         return max(logged, self._initial_global_step)
 
-    def _save_checkpoint(self, model, trial) -> None:
-        """As in Trainer; a mark tells a complete checkpoint from one that a kill cut short."""
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            if self.updates:
-                self.updates.save(self.state_of_run.folder(self.stage.name) / f"checkpoint-{self.state.global_step}")
-            self.state_of_run.complete_checkpoint(self.stage.name, self.state.global_step, self.num_checkpoints)
+    def add_to_checkpoint(self, folder: Path) -> None:
+        """State of codes that follow their documents."""
+        if self.updates:
+            self.updates.save(folder)

@@ -111,6 +111,14 @@ def test_checkpoints_beyond_the_limit_go_when_a_new_one_is_complete(state, limit
     assert len(list(state.folder("1-discrete").iterdir())) == len(kept)
 
 
+def test_the_best_checkpoint_stays(state):
+    best = checkpoint(state, "1-discrete", 3)
+    for step in (6, 9):
+        checkpoint(state, "1-discrete", step)
+    state.complete_checkpoint("1-discrete", 9, 1, best)
+    assert [path.name for path in state.complete_checkpoints("1-discrete")] == ["checkpoint-3", "checkpoint-9"]
+
+
 def test_a_stage_that_is_done_keeps_no_checkpoints(state):
     checkpoint(state, "1-discrete", 9)
     (state.folder("1-discrete") / "model.safetensors").touch()
