@@ -3,6 +3,9 @@
 from .adaptation import adapt_encoder
 from .adaptation_args import AdaptationArguments
 from .corpus_check import UnusableCorpusError
+from .retrieval_args import SemanticRetrievalTrainingArguments
+from .retrieval_data import UnusablePairsError
+from .retrieval_trainer import SemanticRetrievalTrainer
 from .run_state import ExistingRunError
 from .semantic_id_trainer import SemanticIDTrainer
 from .training_args import SemanticIDTrainingArguments
@@ -12,6 +15,9 @@ __all__ = [
     "ExistingRunError",
     "SemanticIDTrainer",
     "SemanticIDTrainingArguments",
+    "SemanticRetrievalTrainer",
+    "SemanticRetrievalTrainingArguments",
     "UnusableCorpusError",
+    "UnusablePairsError",
     "adapt_encoder",
 ]

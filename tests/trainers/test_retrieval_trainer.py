@@ -1,0 +1,219 @@
+"""Text in, ID out: what is learned, from which pairs, how it is evaluated, and that a stop changes nothing."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from tiny_retrieval import retrieval_trainer, tiny_index, tiny_task
+from tiny_training import tiny_corpus, tiny_indexer, tiny_tokenizer
+from torch.nn import functional as F
+from transformers import Trainer, TrainerCallback
+
+from trainers import ExistingRunError, SemanticRetrievalTrainer
+from trainers.prefix_sampler import SampleKey
+from trainers.retrieval import Queries, Searcher
+from trainers.retrieval_data import UnusablePairsError
+from trainers.retrieval_trainer import TASK, WARM_START
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert"])
+def test_a_run_learns_the_task(tmp_path, kind):
+    """Everything moves; the validation queries, words of the same documents, are found far above chance."""
+    model = tiny_indexer(kind, num_reconstructor_layers=0)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    trainer = retrieval_trainer(tmp_path, model=model, num_train_epochs=12, document_epochs=4)
+    untrained = trainer.evaluate()
+    figures = trainer.train()
+    still = {name for name, value in trainer.model.named_parameters() if torch.equal(value, before[name])}
+    unused = {"backbone.pooler.dense.weight", "backbone.pooler.dense.bias", "backbone.lm_head.weight"}
+    assert still <= unused | {"backbone.embeddings.token_type_embeddings.weight"}
+    losses = [loss for _, loss in figures[TASK]["loss_curve"]]
+    assert losses[-1] < 0.7 * losses[0] and figures[WARM_START]["loss_curve"][-1][0] == 1.0
+    shares = [share for share, _ in figures[TASK]["evaluations"]]
+    assert shares == pytest.approx([(epoch + 1) / 12 for epoch in range(12)])
+    best = max(found["recall@5"] for _, found in figures[TASK]["evaluations"])
+    trained = trainer.evaluate()
+    assert trained["eval_recall@5"] == best > max(0.3, 2 * untrained["eval_recall@5"])
+    assert set(trained) == {f"eval_{name}" for name in ("recall@1", "recall@5", "ndcg@1", "ndcg@5", "mrr@5")}
+
+
+def test_the_loss_is_that_of_eq_14(tmp_path):
+    """Minus the log-probability of the whole ID, by hand and one pair at a time; fillers do not count."""
+    trainer = retrieval_trainer(tmp_path, queries=False)
+    rows = [trainer.train_dataset[SampleKey(row, 0, weight)] for row, weight in ((3, 1), (8, 1), (11, 1), (0, 0))]
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    batch = trainer.get_train_dataloader().collate_fn(rows)
+    model, expected = trainer.model.eval(), 0.0
+    offsets = model.config.position_offsets
+    for row in rows[:3]:
+        labels = torch.tensor(row["labels"])[None]
+        output = model(input_ids=torch.tensor(row["input_ids"].astype(np.int64))[None], labels=labels)
+        for position, scores in enumerate(output.code_logits):
+            expected += F.cross_entropy(scores, labels[:, position] - offsets[position]).item() / 3
+    assert trainer.compute_loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("size", "steps"), [(4, 3), (6, 2), (12, 1)])
+def test_accumulated_gradients_are_those_of_one_batch(tmp_path, size, steps):
+    """Of twelve pairs, cut anyhow."""
+    corpus = tiny_corpus().select(range(12))
+
+    def gradients(batch_size, accumulated):
+        model = tiny_indexer(num_reconstructor_layers=0).double()
+        trainer = retrieval_trainer(
+            tmp_path / f"{batch_size}", model=model, corpus=corpus, queries=False, max_steps=1, optim="sgd",
+            lr_scheduler_type="constant", warmup_steps=0, learning_rate=1.0, max_grad_norm=0, save_strategy="no",
+            per_device_train_batch_size=batch_size, gradient_accumulation_steps=accumulated,
+        )  # fmt: skip
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        trainer.train()
+        return {name: before[name] - value.detach() for name, value in trainer.model.named_parameters()}
+
+    whole, parts = gradients(12, 1), gradients(size, steps)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_documents_go_round(tmp_path):
+    """A third of an epoch are documents with their own IDs; every epoch shows the next ones."""
+    trainer = retrieval_trainer(tmp_path, document_share=1 / 3, queries=False)
+    data, corpus = trainer.train_dataset, tiny_corpus()
+    assert len(data) == 60 + 30
+    sequences = {document: trainer.index.sequences_of([document])[0].tolist() for document in corpus["id"]}
+    tokens = dict(zip(corpus["id"], tiny_tokenizer()(corpus["text"][:])["input_ids"], strict=True))
+    shown = [data[SampleKey(row, epoch, 1)] for epoch in (0, 1) for row in range(60, 90)]
+    found = [next(d for d, ids in sequences.items() if ids == item["labels"].tolist()) for item in shown]
+    assert sorted(found) == sorted(corpus["id"]), "two halves, all documents"
+    assert all(item["input_ids"].tolist() == tokens[document] for item, document in zip(shown, found, strict=True))
+    pairs = tiny_task(corpus, "train")
+    assert data[SampleKey(7, 5, 1)]["labels"].tolist() == sequences[pairs["target"][7]]
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, trainer, stage, step):
+        self.trainer, self.place = trainer, (stage, step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if (self.trainer.stage_name, state.global_step) == self.place:
+            raise Stopped
+
+
+@pytest.mark.parametrize("place", [(WARM_START, 3), (TASK, 2), (TASK, 10)])
+def test_a_stopped_run_ends_the_same(tmp_path, place):
+    """Checkpoints after every epoch of four steps; with dropout, a share of documents and the best checkpoint."""
+    settings = {"document_epochs": 1, "document_share": 0.2, "num_train_epochs": 3, "per_device_train_batch_size": 20}
+
+    def trainer_of(folder):
+        return retrieval_trainer(folder, model=tiny_indexer(dropout=0.1, num_reconstructor_layers=0), **settings)
+
+    whole = trainer_of(tmp_path / "whole")
+    expected = whole.train()
+    stopped = trainer_of(tmp_path / "stopped")
+    stopped.add_callback(StopAt(stopped, *place))
+    with pytest.raises(Stopped):
+        stopped.train()
+    again = trainer_of(tmp_path / "stopped")
+    assert again.train() == expected
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value), name
+    done = trainer_of(tmp_path / "stopped")
+    assert done.train() == expected
+    assert all(torch.equal(done.model.state_dict()[name], value) for name, value in whole.model.state_dict().items())
+    assert not list((tmp_path / "stopped").rglob("checkpoint-*"))
+    with pytest.raises(ExistingRunError, match="learning_rate: 0.01 there, 0.5 now"):
+        retrieval_trainer(tmp_path / "stopped", **(settings | {"learning_rate": 0.5})).train()
+
+
+def test_it_stops_when_nothing_gets_better(tmp_path):
+    """Without a learning rate the first evaluation stays the best."""
+    trainer = retrieval_trainer(
+        tmp_path, num_train_epochs=9, learning_rate=0.0, early_stopping_patience=2, document_epochs=0.5
+    )
+    assert [share for share, _ in trainer.train()[TASK]["evaluations"]] == pytest.approx([1 / 9, 2 / 9, 3 / 9])
+
+
+def table(**columns):
+    return datasets.Dataset.from_dict(columns)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train": table(text=["common1", "common2"], target=["d000", "d9"])}, "1 of 2 pairs .* 'd9' in row 1"),
+        ({"train": table(text=["common1", ""], target=["d000", "d000"])}, r"1 of 2 pairs have no words: rows \[1\]"),
+        ({"validation": table(id=[1], text=[" "], relevant=[["d000"]])}, "1 of 1 queries have no words"),
+        ({"validation": table(id=[1, 1], text=["common1"] * 2, relevant=[["d000"]] * 2)}, "Queries share an id"),
+        ({"validation": table(id=[1], text=["common1"], relevant=[["d000"]], gains=[[0]])}, "1 queries have no rel"),
+        ({"queries": False, "eval_strategy": "epoch"}, None),
+    ],
+)
+def test_what_cannot_be_learned(tmp_path, given, message):
+    if message is None:
+        assert retrieval_trainer(tmp_path, **given).args.load_best_model_at_end is False
+        return
+    with pytest.raises(UnusablePairsError, match=message):
+        retrieval_trainer(tmp_path, **given)
+
+
+def test_missing_parts_are_named(tmp_path):
+    arguments = retrieval_trainer(tmp_path, document_share=0.5).settings
+    corpus = tiny_corpus()
+    parts = {"train_dataset": tiny_task(corpus, "train"), "processing_class": tiny_tokenizer()}
+    with pytest.raises(UnusablePairsError, match="document_epochs and document_share need documents"):
+        SemanticRetrievalTrainer(tiny_indexer(), arguments, index=tiny_index(corpus), **parts)
+    with pytest.raises(UnusablePairsError, match="eval_strategy is epoch and there are no validation queries"):
+        SemanticRetrievalTrainer(tiny_indexer(), arguments, index=tiny_index(corpus), documents=corpus, **parts)
+    with pytest.raises(ValueError, match="come from different runs"):
+        SemanticRetrievalTrainer(tiny_indexer(), arguments, index=tiny_index(corpus, (5, 4)), **parts)
+    for wrong, message in (
+        ({"document_share": 1.0}, "document_share is 1.0"),
+        ({"cutoffs": [50]}, r"cutoffs is \[50\]; .* num_beams, 10"),
+        ({"start_over": True, "go_on": True}, "exclude each other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            retrieval_trainer(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60])
+def test_search_does_not_depend_on_the_batch(batch_size):
+    """Hidden documents are no answers, and others take their places."""
+    corpus = tiny_corpus()
+    table = tiny_task(corpus, "test").add_column("hidden", [[corpus["id"][i]] * (i % 2) for i in range(60)])
+    queries = Queries.of(table, tiny_tokenizer(), 32)
+    model, index = tiny_indexer(num_reconstructor_layers=0), tiny_index(corpus)
+
+    def search(size, queries):
+        return Searcher(model, index, 0, num_beams=12, top_k=8, batch_size=size, quiet=True)(queries)
+
+    found, expected = search(batch_size, queries), search(16, queries)
+    assert found.documents == expected.documents and list(found.documents) == queries.ids
+    for query, scores in found.scores.items():
+        np.testing.assert_allclose(scores, expected.scores[query], rtol=1e-5)
+        assert scores == sorted(scores, reverse=True)
+    for row, (query, documents) in enumerate(found.documents.items()):
+        assert len(documents) == len(set(documents)) == 8
+        assert row % 2 == 0 or queries.relevant[row].keys().isdisjoint(documents), query
+    measured = found.figures(queries, ["recall@8"])
+    assert measured.means()["recall@8"] == np.mean(
+        [bool(queries.relevant[row].keys() & set(found.documents[query])) for row, query in enumerate(queries.ids)]
+    )
+    part = queries.sample(9, seed=1)
+    assert len(part) == 9 and part.ids == sorted(part.ids, key=queries.ids.index)
+    assert search(4, part).documents == {query: found.documents[query] for query in part.ids}
+    assert queries.sample(9, seed=1).ids == part.ids != queries.sample(9, seed=2).ids
+
+
+def test_trainer_evaluates_other_queries(tmp_path):
+    corpus = tiny_corpus()
+    trainer = retrieval_trainer(tmp_path, corpus=corpus, max_eval_queries=11)
+    assert len(trainer.queries) == 11
+    other = trainer.read_queries(tiny_task(corpus, "test"))
+    figures = trainer.evaluate(other, metric_key_prefix="test")
+    rankings = trainer.rank(other)
+    assert figures["test_recall@5"] == rankings.figures(other, ["recall@5"]).means()["recall@5"]
+    assert {len(documents) for documents in rankings.documents.values()} == {10}
+    assert isinstance(trainer, Trainer)

@@ -1,0 +1,76 @@
+"""Settings of the downstream trainer, beyond those of transformers."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class SemanticRetrievalTrainingArguments(TrainingArguments):
+    """Settings of [`SemanticRetrievalTrainer`]; `num_train_epochs` counts passes over the task's pairs."""
+
+    num_train_epochs: float = field(default=20, metadata={"help": "Epochs over the pairs of the task."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Pairs per process and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Queries searched at once."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or share of the steps, of warm-up."})
+    logging_steps: float = field(default=0.02, metadata={"help": "Steps, or share of the steps, between logs."})
+    document_epochs: float = field(
+        default=0.0, metadata={"help": "Warm start: epochs of document to ID before the task, whatever the IDs are."}
+    )
+    document_share: float = field(
+        default=0.0, metadata={"help": "Share of document to ID pairs among those of the task, from 0 to below 1."}
+    )
+    max_query_length: int | None = field(
+        default=None, metadata={"help": "Tokens read of a query or history; default: as many as of a document."}
+    )
+    num_beams: int = field(default=20, metadata={"help": "Width of the beam in evaluation."})
+    cutoffs: list[int] = field(
+        default_factory=lambda: [1, 5, 10, 20], metadata={"help": "Where recall and NDCG are measured, all at once."}
+    )
+    max_eval_queries: int | None = field(
+        default=None, metadata={"help": "A seeded sample of so many validation queries; default: all."}
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to search the validation queries."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "End with the checkpoint that was best on the validation queries."}
+    )
+    metric_for_best_model: str | None = field(
+        default="ndcg@10", metadata={"help": "By which measure of the validation queries."}
+    )
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Stop after so many evaluations without a better one; 0: never."}
+    )
+    start_over: bool = field(
+        default=False, metadata={"help": "Delete what another run left in the output folder, and begin."}
+    )
+    go_on: bool = field(
+        default=False, metadata={"help": "Continue the run in the output folder although settings have changed."}
+    )
+
+    def __post_init__(self):
+        if self.eval_strategy == "no":  # then none is known to be the best
+            self.load_best_model_at_end = False
+        super().__post_init__()
+        if not 0 <= self.document_share < 1 or self.document_epochs < 0:
+            raise ValueError(
+                f"document_share is {self.document_share}, document_epochs {self.document_epochs}; the first is from "
+                "0 to below 1, the second at least 0."
+            )
+        if not self.cutoffs or min(self.cutoffs) < 1 or max(self.cutoffs) > self.num_beams:
+            raise ValueError(
+                f"cutoffs is {self.cutoffs}; give whole numbers from 1 to num_beams, {self.num_beams}: a beam finds "
+                "no more documents than it is wide."
+            )
+        if self.start_over and self.go_on:
+            raise ValueError("start_over and go_on exclude each other: choose one.")
+        # Rankings are better when their figures are higher; Trainer believes so of few names.
+        self.greater_is_better = True
+
+    @property
+    def measures(self) -> list[str]:
+        """What is measured of a ranking."""
+        return [f"{name}@{k}" for k in self.cutoffs for name in ("recall", "ndcg")] + [f"mrr@{max(self.cutoffs)}"]

@@ -1,0 +1,148 @@
+"""Pairs of a text and the ID of the document that it asks for, as the downstream trainer sees them."""
+
+import hashlib
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from modeling_lmindexer import SemanticIndex
+
+from .documents import pad
+from .prefix_sampler import SampleKey
+
+_NAMED = 5  # offending rows in a message
+
+
+class UnusablePairsError(ValueError):
+    """Pairs or queries that cannot be used; the message names them."""
+
+
+@dataclass
+class TokenizedTexts:
+    """Token ids of texts, one after the other.
+
+    Attributes:
+        tokens: int32, of all texts.
+        offsets: `(texts + 1,)`, where each begins.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, what: str) -> "TokenizedTexts":
+        """Texts as token ids, cut after `max_length`.
+
+        Raises:
+            UnusablePairsError: a text without a token; `what` it is stands in the message.
+        """
+        encoded = tokenizer(texts, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
+        special = set(tokenizer.all_special_ids)
+        empty = [row for row, tokens in enumerate(encoded) if special.issuperset(tokens)]
+        if empty:
+            raise UnusablePairsError(
+                f"{len(empty)} of {len(texts)} {what} have no words: rows {empty[:_NAMED]}. Leave them out."
+            )
+        lengths = [len(row) for row in encoded]
+        return cls(np.concatenate(encoded).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.tokens[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens per text."""
+        return np.diff(self.offsets)
+
+
+class PairDataset(torch.utils.data.Dataset):
+    """Pairs of the task, and after them as many document → ID pairs as make up a share of an epoch.
+
+    The documents go round: every epoch shows the next ones of a seeded order.
+
+    Args:
+        pairs: of the task, None for none.
+        documents: texts of documents with their own IDs, None for none.
+        share: of documents in an epoch; without pairs an epoch is all documents.
+        seed: of the documents' order.
+    """
+
+    def __init__(self, pairs: "Pairs | None", documents: "Pairs | None", share: float, seed: int):
+        self.pairs, self.documents = pairs, documents
+        number = 0 if pairs is None else len(pairs)
+        extra = round(share / (1 - share) * number) if pairs is not None else len(documents)
+        self.num_pairs, self.num_documents = number, extra
+        self.order = np.random.default_rng(seed).permutation(len(documents)) if extra else np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.num_pairs + self.num_documents
+
+    def __getitem__(self, key: SampleKey | int) -> dict:
+        row, epoch, weight = key if isinstance(key, tuple) else (int(key), 0, 1)
+        source = self.pairs
+        if row >= self.num_pairs:
+            place = row - self.num_pairs + epoch * self.num_documents
+            source, row = self.documents, self.order[place % len(self.order)]
+        return {"input_ids": source.texts[row], "labels": source.labels[row], "weight": weight}
+
+
+@dataclass
+class Pairs:
+    """Texts with the flat ids `(pairs, positions)` of their documents."""
+
+    texts: TokenizedTexts
+    labels: np.ndarray
+
+    @classmethod
+    def of(
+        cls, table: datasets.Dataset, target: str, index: SemanticIndex, tokenizer: PreTrainedTokenizerBase,
+        max_length: int, what: str,
+    ) -> "Pairs":  # fmt: skip
+        """Rows of a table with the column `text` and the column `target`, ids of documents.
+
+        Raises:
+            UnusablePairsError: a text without words, or a target that the index does not have.
+        """
+        targets = list(table[target])
+        known = set(index.document_ids)
+        unknown = [(row, value) for row, value in enumerate(targets) if value not in known]
+        if unknown:
+            named = ", ".join(f"{value!r} in row {row}" for row, value in unknown[:_NAMED])
+            raise UnusablePairsError(
+                f"{len(unknown)} of {len(targets)} {what} have a target that is not in the index: {named}. Index all "
+                "documents first, or leave these pairs out."
+            )
+        texts = TokenizedTexts.of(list(table["text"]), tokenizer, max_length, what)
+        return cls(texts, index.sequences_of(targets).numpy())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def digest(self) -> str:
+        """Hash of all tokens and labels."""
+        sha = hashlib.sha256()
+        for values in (self.texts.tokens, self.texts.offsets, self.labels):
+            sha.update(values.tobytes())
+        return sha.hexdigest()
+
+
+@dataclass
+class PairCollator:
+    """Pads texts on the right; `counts` `(batch,)` is 0 for rows that only fill a batch up."""
+
+    pad_token_id: int
+
+    def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        rows = [item["input_ids"].astype(np.int64) for item in items]
+        return {
+            "input_ids": pad(rows, self.pad_token_id),
+            "attention_mask": pad([np.ones(len(row), dtype=np.int64) for row in rows]),
+            "labels": torch.from_numpy(np.stack([item["labels"] for item in items])),
+            "counts": torch.tensor([item["weight"] for item in items]),
+        }

@@ -1,0 +1,236 @@
+"""`SemanticRetrievalTrainer` teaches an indexer to write the ID of the document that a text asks for (Eq. 14)."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from safetensors.torch import load_model
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from modeling_lmindexer import SemanticIndex
+
+from .figures import loss_curve
+from .prefix_sampler import PrefixBatchSampler
+from .retrieval import Queries, Rankings, Searcher
+from .retrieval_args import SemanticRetrievalTrainingArguments
+from .retrieval_data import PairCollator, PairDataset, Pairs, UnusablePairsError
+from .run_settings import digest_of_weights
+from .staged_trainer import StagedTrainer
+
+WARM_START, TASK = "warm-start", "task"
+_RESULT_SETTINGS = (
+    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cutoffs", "document_epochs", "document_share",
+    "early_stopping_patience", "eval_steps", "eval_strategy", "fp16", "gradient_accumulation_steps", "learning_rate",
+    "load_best_model_at_end", "lr_scheduler_type", "max_eval_queries", "max_grad_norm", "max_query_length",
+    "max_steps", "metric_for_best_model", "num_beams", "num_train_epochs", "optim", "seed", "warmup_steps",
+    "weight_decay",
+)  # fmt: skip
+
+
+class SemanticRetrievalTrainer(StagedTrainer):
+    """Trains a model to find the documents of an index: text in, ID out.
+
+    One `train()` call makes the warm start, `document_epochs` of document → ID, if there is one, and then learns the
+    task. The validation queries are searched as users will, by constrained beam search over the whole index; the best
+    checkpoint by `metric_for_best_model` is what training ends with. Stopped, it goes on from its last checkpoint.
+
+    Args:
+        model: an [`LMIndexerForSemanticID`], trained or new, or PEFT's model around one.
+        args: settings.
+        train_dataset: columns `text` and `target`, the id of the document that the text asks for.
+        index: the documents and their IDs, whatever made them.
+        processing_class: the tokenizer.
+        eval_dataset: validation queries; see [`Queries.of`].
+        documents: columns `id` and `text`, for `document_epochs` and `document_share`.
+
+    Raises:
+        UnusablePairsError: targets that are not in the index, texts without words, settings that need what is not
+            given.
+        ValueError: an index that does not fit the model.
+        ExistingRunError: (from `train`) the output folder holds a run with other settings.
+    """
+
+    def __init__(
+        self,
+        model,
+        args: SemanticRetrievalTrainingArguments,
+        train_dataset: datasets.Dataset,
+        index: SemanticIndex,
+        processing_class: PreTrainedTokenizerBase,
+        eval_dataset: datasets.Dataset | None = None,
+        documents: datasets.Dataset | None = None,
+        **kwargs,
+    ):
+        index.check_model(model.config)
+        needs_documents = args.document_epochs > 0 or args.document_share > 0
+        if needs_documents and documents is None:
+            raise UnusablePairsError("document_epochs and document_share need documents: give their ids and texts.")
+        if eval_dataset is None and args.eval_strategy != "no":
+            raise UnusablePairsError(
+                f"eval_strategy is {args.eval_strategy.value} and there are no validation queries."
+            )
+        self.index, self.tokenizer = index, processing_class
+        # An attached model keeps `encode` and `add` in step with what is trained here.
+        index.attach(model, processing_class)
+        self.length = args.max_query_length or model.config.max_source_length
+        self.pairs = self.read(train_dataset, "target", "pairs", self.length)
+        self.titles = None
+        if needs_documents:
+            self.titles = self.read(documents, "id", "documents", model.config.max_source_length)
+        self.queries = None
+        if eval_dataset is not None:
+            self.queries = self.read_queries(eval_dataset).sample(args.max_eval_queries, args.seed)
+        task = PairDataset(self.pairs, self.titles, args.document_share, args.seed)
+        super().__init__(model, args, train_dataset=task, eval_dataset=task if self.queries else None, **kwargs)
+        self.task, self.rankings = task, None
+
+    def read(self, table: datasets.Dataset, target: str, what: str, length: int) -> Pairs:
+        """Pairs of a table."""
+        return Pairs.of(table, target, self.index, self.tokenizer, length, what)
+
+    def read_queries(self, table: datasets.Dataset) -> Queries:
+        """Queries of a table, read as far as those of training."""
+        return Queries.of(table, self.tokenizer, self.length)
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint=None, **kwargs) -> dict[str, dict]:
+        """Warm start and task, as far as they are not done yet; Trainer's arguments have no effect here.
+
+        Returns:
+            by stage, its `loss_curve` and, of the task, `evaluations`: `[share of the stage, figures]`.
+        """
+        self.claim(self.run_settings())
+        figures = {}
+        if self.settings.document_epochs > 0:
+            documents = PairDataset(None, self.titles, 0.0, self.settings.seed)
+            figures[WARM_START] = self.run_stage(WARM_START, documents, self.settings.document_epochs)
+        figures[TASK] = self.run_stage(TASK, self.task, self.settings.num_train_epochs)
+        self.args.output_dir = str(self.run_dir)
+        return figures
+
+    def run_stage(self, name: str, dataset: PairDataset, epochs: float) -> dict:
+        """One of the two, from where it stands; ends with its weights in the model and in its folder."""
+        folder, figures = self.state_of_run.folder(name), self.state_of_run.result(name)
+        is_task = name == TASK
+        self.train_dataset, self.args.load_best_model_at_end = dataset, is_task and self.searches
+        self.args.eval_strategy = self.settings.eval_strategy if is_task else "no"
+        self.begin_stage(name, "document to ID" if not is_task else "text to ID", epochs,
+                         self.settings.learning_rate, self.settings.seed + is_task)  # fmt: skip
+        if figures is not None:
+            self.load_weights(folder)
+            self.model.to(self.args.device).eval()
+            return figures
+        if is_task and self.settings.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(self.settings.early_stopping_patience))
+        super().train(resume_from_checkpoint=self.state_of_run.last_checkpoint(name))
+        figures = {"loss_curve": loss_curve(self.state.log_history), "evaluations": self.evaluations()}
+        self.model = self.unwrap().eval()
+        if self.args.process_index == 0:
+            self.model.save_pretrained(folder)
+            self.state_of_run.finish(name, figures)
+        self.accelerator.wait_for_everyone()
+        return figures
+
+    @property
+    def searches(self) -> bool:
+        """Whether the task is evaluated while it is learned, and its best checkpoint kept."""
+        return (
+            self.queries is not None and self.settings.eval_strategy != "no" and self.settings.load_best_model_at_end
+        )
+
+    def load_weights(self, folder: Path) -> None:
+        """Weights of a checkpoint, or of a stage that is done."""
+        if (folder / SAFE_WEIGHTS_NAME).exists():
+            load_model(self.unwrap_for_reading(self.model), folder / SAFE_WEIGHTS_NAME)
+        else:
+            self._load_from_checkpoint(str(folder), self.model)  # sharded weights, or PEFT's
+
+    def _load_best_model(self) -> None:
+        """As in Trainer, which warns of embeddings that are there once and used twice."""
+        self.load_weights(Path(self.state.best_model_checkpoint))
+
+    def run_settings(self) -> dict:
+        """What the result of the run depends on, as JSON."""
+        values = {name: getattr(self.settings, name) for name in _RESULT_SETTINGS}
+        return {name: getattr(value, "value", value) for name, value in values.items()} | {
+            "pairs": self.pairs.digest(),
+            "documents": self.titles.digest() if self.titles else None,
+            "initial_weights": digest_of_weights(self.model),
+            "global_batch_size": self.args.per_device_train_batch_size * self.args.world_size,
+        }
+
+    # -- inside a stage -----------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of a global batch; each process takes its part."""
+        rows = np.arange(len(self.train_dataset))
+        sampler = PrefixBatchSampler(rows, self.args.per_device_train_batch_size, self.args.world_size, self.args.seed)
+        self.hint_epoch.sampler = sampler
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=PairCollator(self.pad_token_id),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.accelerator.device.type != "cpu",
+        )
+        return self.accelerator.prepare(loader)
+
+    @property
+    def pad_token_id(self) -> int:
+        """What texts are padded with; the attention mask tells."""
+        return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Eq. 14: the cross-entropy of every position's code, summed, in the mean over the global batch's pairs."""
+        counts, labels = inputs.pop("counts"), inputs["labels"]
+        outputs = model(**inputs)
+        offsets = self.unwrap_for_reading(model).config.position_offsets
+        terms = [
+            F.cross_entropy(scores.float(), labels[:, position] - offsets[position], reduction="none")
+            for position, scores in enumerate(outputs.code_logits)
+        ]
+        if num_items_in_batch is None:
+            num_items_in_batch = self.accelerator.reduce(counts.sum(), "sum")
+        # DDP averages gradients over processes; the mean over all pairs is what is wanted.
+        loss = (torch.stack(terms).sum(0) * counts).sum() * self.args.world_size / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def unwrap_for_reading(self, model):
+        """The model inside what accelerate put around it."""
+        return self.accelerator.unwrap_model(model)
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Figures of the validation queries, or of other [`Queries`], by constrained search over the whole index."""
+        queries = eval_dataset if isinstance(eval_dataset, Queries) else self.queries
+        figures = self.rank(queries).figures(queries, self.settings.measures).means()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        self.log(dict(metrics))  # which adds the epoch
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def rank(self, queries: Queries) -> Rankings:
+        """Documents of every query, best first."""
+        searcher = Searcher(
+            self.unwrap_for_reading(self.model), self.index, self.pad_token_id, num_beams=self.settings.num_beams,
+            top_k=self.settings.num_beams, batch_size=self.args.per_device_eval_batch_size,
+            quiet=self.args.disable_tqdm,
+        )  # fmt: skip
+        return searcher(queries)
+
+    def evaluations(self) -> list:
+        """`[share of the stage, figures]` of every evaluation so far."""
+        entries = [entry for entry in self.state.log_history if f"eval_recall@{self.settings.cutoffs[0]}" in entry]
+        return [
+            [
+                entry["step"] / max(1, self.state.max_steps),
+                {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")},
+            ]
+            for entry in entries
+        ]
