@@ -77,6 +77,25 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         """Replaces the backbone's token embeddings."""
         self.backbone.set_input_embeddings(value)
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """As in transformers, of the words that texts are made of; `config.vocab_size` counts the codes of IDs.
+
+        Raises:
+            ValueError: there is a reconstructor, whose output layer belongs to the words there are.
+        """
+        if new_num_tokens is None:
+            return self.get_input_embeddings()
+        if self.reconstructor is not None:
+            raise ValueError(
+                "The reconstructor predicts the words that there are: load the model with num_reconstructor_layers=0, "
+                "or call model.drop_reconstructor(), before new ones are added."
+            )
+        embeddings = self.backbone.resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.config.backbone_config.vocab_size = embeddings.num_embeddings
+        return embeddings
+
     def get_encoder(self, modality=None) -> nn.Module:
         """The backbone's encoder."""
         return self.backbone.get_encoder() if self.config.backbone_config.is_encoder_decoder else self.backbone

@@ -1,9 +1,11 @@
 """Writes the model folder: everything that a user of the model needs, under its final name only when it is whole."""
 
+import contextlib
 import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from modeling_lmindexer.folder import MANIFEST_NAME, update_manifest, write_json
@@ -25,23 +27,32 @@ def save_model_folder(trainer: SemanticIDTrainer, metrics: dict, card: CardConte
         card: becomes `README.md`.
     """
     target = trainer.run_dir
-    with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as name:
-        folder = Path(name)
-        trainer.model.drop_reconstructor()
-        trainer.model.save_pretrained(folder)
-        trainer.tokenizer.save_pretrained(folder)
-        trainer.index.save_pretrained(folder)
-        write_json(folder / "metrics.json", finite(metrics))
+    trainer.model.drop_reconstructor()
+    with whole_folder(target, trainer.model, trainer.tokenizer, trainer.index, metrics) as folder:
         figures = save_plots(folder, trainer.loss_curves(), trainer.documents.codes, trainer.categories)
         write_card(card, figures, folder / "README.md")
+    shutil.rmtree(target / "cache", ignore_errors=True)
+    return target
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterator[Path]:
+    """A folder beside the final one, for files of its own; at the end they and model, tokenizer, index and
+    `metrics.json` get their names in `target`, the manifest last."""
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as name:
+        folder = Path(name)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        index.save_pretrained(folder)
+        write_json(folder / "metrics.json", finite(metrics))
+        yield folder
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         update_manifest(folder, files)
         (target / MANIFEST_NAME).unlink(missing_ok=True)
         for file in [file for file in files if file != MANIFEST_NAME] + [MANIFEST_NAME]:
             (target / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / file, target / file)
-    shutil.rmtree(target / "cache", ignore_errors=True)
-    return target
 
 
 def finite(value):

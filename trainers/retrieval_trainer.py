@@ -77,10 +77,13 @@ class SemanticRetrievalTrainer(StagedTrainer):
         # An attached model keeps `encode` and `add` in step with what is trained here.
         index.attach(model, processing_class)
         self.length = args.max_query_length or model.config.max_source_length
+        # Documents are read as far as before, queries further if they are to be; the model cuts what is longer still.
+        document_length = model.config.max_source_length
+        model.config.max_source_length = max(document_length, self.length)
         self.pairs = self.read(train_dataset, "target", "pairs", self.length)
         self.titles = None
         if needs_documents:
-            self.titles = self.read(documents, "id", "documents", model.config.max_source_length)
+            self.titles = self.read(documents, "id", "documents", document_length)
         self.queries = None
         if eval_dataset is not None:
             self.queries = self.read_queries(eval_dataset).sample(args.max_eval_queries, args.seed)

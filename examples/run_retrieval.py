@@ -1,0 +1,223 @@
+"""Teaches an indexer a task, recommendation, product search or document retrieval, and measures it.
+
+    python examples/run_retrieval.py --task recommendation --model_name_or_path outputs/items \\
+        --items_file items.jsonl.gz --sequences_file sequences.txt.gz --output_dir outputs/recommender
+    accelerate launch examples/run_retrieval.py --task retrieval --index outputs/index --beir_dir squad \\
+        --model_name_or_path google-t5/t5-small --output_dir outputs/squad
+
+It starts from a trained indexer's folder, or, with `--index`, from a plain backbone, or without one from a new model
+of `--model_size`, that is to write the IDs of that index. It leaves the fine-tuned model folder, `metrics.json` and a
+TREC run per test split. Started again with the same settings after a stop, it goes on.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+import datasets
+from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
+from data.beir import BeirFolder, held_out
+from data.histories import WINDOWS, history_text, read_histories, read_histories_as
+from run_indexing import MODEL_SIZES
+from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config
+from transformers.utils import logging
+
+from metrics.ranking_quality import RankingError, confidence_interval, write_run
+from modeling_lmindexer import CorruptedFolderError, LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
+from trainers import (
+    ExistingRunError,
+    SemanticRetrievalTrainer,
+    SemanticRetrievalTrainingArguments,
+    UnusablePairsError,
+)
+from trainers.id_tokens import add_id_tokens, id_texts
+from trainers.model_folder import whole_folder
+from trainers.report import format_table
+from trainers.retrieval_start import indexer_for
+
+TASKS = ("recommendation", "search", "retrieval")
+HISTORIES = ("text", "ids", "both")
+
+
+@dataclass
+class TaskArguments:
+    """The task, its data, and how histories are read."""
+
+    task: str = field(metadata={"help": "What is learned.", "choices": list(TASKS)})
+    items_file: str | None = field(default=None, metadata={"help": "The items: .jsonl, .csv or .parquet, also .gz."})
+    sequences_file: str | None = field(
+        default=None, metadata={"help": "Histories: a line per user, `user item item ...`, oldest first; also .gz."}
+    )
+    beir_dir: str | None = field(
+        default=None, metadata={"help": "Folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv."}
+    )
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of an item's text, in this order."}
+    )
+    history: str = field(
+        default="both", metadata={"help": "What is read of an item in a history.", "choices": list(HISTORIES)}
+    )
+    skip_missing: bool = field(
+        default=False,
+        metadata={"help": "Items without text or ID are read nowhere, and as an answer count as not found."},
+    )
+    max_history: int = field(default=20, metadata={"help": "Items read of a history, the newest ones."})
+    history_words: int = field(default=12, metadata={"help": "Words read of an item in a history."})
+    windows: str = field(
+        default="sliding",
+        metadata={
+            "help": "Training histories: all of a user, or five drawn ones as in the paper.",
+            "choices": list(WINDOWS),
+        },
+    )
+    validation_share: float = field(
+        default=0.125, metadata={"help": "Of the training queries, where a BEIR folder has no qrels/dev.tsv."}
+    )
+
+
+@dataclass
+class StartArguments:
+    """The model to start from, and the IDs that it writes."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "An indexer's folder, or with --index a plain backbone."}
+    )
+    index: str | None = field(default=None, metadata={"help": "Folder with the IDs; default: the indexer's own."})
+    model_size: str = field(
+        default="tiny",
+        metadata={"help": "Shape of the T5 trained from scratch otherwise.", "choices": list(MODEL_SIZES)},
+    )
+    vocab_size: int = field(default=6000, metadata={"help": "Tokens of the tokenizer trained for that."})
+    dropout: float = field(default=0.1, metadata={"help": "Of a model that does not start from an indexer."})
+    max_source_length: int = field(default=64, metadata={"help": "Tokens that such a model reads of a document."})
+
+
+@dataclass
+class Task:
+    """Documents, training pairs, validation queries, and test queries by split."""
+
+    documents: datasets.Dataset
+    pairs: datasets.Dataset
+    validation: datasets.Dataset
+    tests: dict[str, datasets.Dataset]
+
+
+def load_beir(arguments: TaskArguments, seed: int) -> Task:
+    """A task of a BEIR folder; every split whose name begins with `test` is measured."""
+    folder = BeirFolder(arguments.beir_dir)
+    names = folder.splits()
+    tests = [name for name in names if name.startswith("test")]
+    if "train" not in names or not tests:
+        raise CorpusError(f"{arguments.beir_dir}/qrels has {names}; expected train.tsv and test.tsv.")
+    train = folder.qrels("train")
+    if "dev" in names:
+        dev = folder.qrels("dev")
+    else:
+        train, dev = held_out(train, arguments.validation_share, seed)
+    return Task(
+        folder.documents, folder.pairs(train), folder.judged_queries(dev),
+        {name: folder.judged_queries(folder.qrels(name)) for name in tests},
+    )  # fmt: skip
+
+
+def corpus_of(arguments: TaskArguments) -> CorpusArguments:
+    """The items of recommendation."""
+    return CorpusArguments(
+        train_file=arguments.items_file, text_columns=arguments.text_columns, drop_empty_texts=arguments.skip_missing
+    )
+
+
+def load_recommendation(arguments: TaskArguments, items, index: SemanticIndex, seed: int) -> Task:
+    """Histories as text, as IDs, or as both."""
+    texts = dict(zip(items["id"], items["text"], strict=True)) if arguments.history != "ids" else {}
+    ids = id_texts(index) if arguments.history != "text" else None
+    render = history_text(texts, ids, arguments.max_history, arguments.history_words)
+    known = list(index.document_ids)
+    histories = read_histories(arguments.sequences_file, known, arguments.skip_missing)
+    pairs, validation, test = read_histories_as(histories, render, known, arguments.windows, seed)
+    return Task(items, pairs, validation, {"test": test})
+
+
+def load_start(arguments: StartArguments, texts: list[str], seed: int):
+    """Model, tokenizer and index."""
+    path = arguments.model_name_or_path
+    if path and AutoConfig.from_pretrained(path).model_type == LMIndexerConfig.model_type:
+        model = LMIndexerForSemanticID.from_pretrained(path, num_reconstructor_layers=0)
+        index = SemanticIndex.from_pretrained(arguments.index or path)
+        return model, AutoTokenizer.from_pretrained(path), index
+    if not arguments.index:
+        raise CorpusError("There are no IDs: give an indexer's folder as --model_name_or_path, or an --index.")
+    index = SemanticIndex.from_pretrained(arguments.index)
+    length = {"max_source_length": arguments.max_source_length, "dropout": arguments.dropout}
+    if path:
+        return indexer_for(index, path, seed, **length), AutoTokenizer.from_pretrained(path), index
+    tokenizer = train_tokenizer(texts, arguments.vocab_size, model_max_length=arguments.max_source_length)
+    shape = T5Config(
+        vocab_size=len(tokenizer), dropout_rate=arguments.dropout, decoder_start_token_id=0,
+        **MODEL_SIZES[arguments.model_size],
+    )  # fmt: skip
+    return indexer_for(index, shape, seed, **length), tokenizer, index
+
+
+def run(task_arguments: TaskArguments, start: StartArguments, training: SemanticRetrievalTrainingArguments) -> None:
+    """Loads, trains, measures and writes."""
+    seed, is_main = training.seed, training.process_index == 0
+    is_recommendation = task_arguments.task == "recommendation"
+    if is_recommendation and not (task_arguments.items_file and task_arguments.sequences_file):
+        raise CorpusError("--task recommendation needs --items_file and --sequences_file.")
+    if not is_recommendation and not task_arguments.beir_dir:
+        raise CorpusError(f"--task {task_arguments.task} needs --beir_dir.")
+    with training.main_process_first(desc="data"):
+        task = None if is_recommendation else load_beir(task_arguments, seed)
+        documents = task.documents if task else load_corpus(corpus_of(task_arguments))
+    model, tokenizer, index = load_start(start, list(documents["text"]), seed)
+    if is_recommendation:
+        task = load_recommendation(task_arguments, documents, index, seed)
+        if task_arguments.history != "text":
+            add_id_tokens(model, tokenizer, index)
+    if is_main:
+        queries = ", ".join(f"{len(table):,} {name}" for name, table in task.tests.items())
+        print(
+            f"{len(documents):,} documents, {len(task.pairs):,} training pairs, {len(task.validation):,} validation "
+            f"and {queries} queries; {index}", flush=True,
+        )  # fmt: skip
+    trainer = SemanticRetrievalTrainer(
+        model, training, task.pairs, index, tokenizer, eval_dataset=task.validation, documents=documents
+    )
+    figures = trainer.train()
+    report(trainer, task, task_arguments, figures, is_main)
+
+
+def report(trainer: SemanticRetrievalTrainer, task: Task, arguments: TaskArguments, figures: dict, is_main: bool):
+    """Searches the test queries, prints the figures, and writes the folder."""
+    measures, rows, found = trainer.settings.measures, [], {}
+    metrics = {"task": arguments.task, "documents": len(task.documents), "pairs": len(task.pairs), "stages": figures}
+    for split, table in task.tests.items():
+        queries = trainer.read_queries(table)
+        found[split] = rankings = trainer.rank(queries)
+        measured = rankings.figures(queries, measures)
+        intervals = {name: confidence_interval(values) for name, values in measured.values.items()}
+        metrics[split] = {"queries": len(queries), "figures": measured.means(), "intervals": intervals}
+        rows.append([split, len(queries), *measured.means().values()])
+    if not is_main:
+        return
+    with whole_folder(trainer.run_dir, trainer.unwrap(), trainer.tokenizer, trainer.index, metrics) as folder:
+        for split, rankings in found.items():
+            write_run(folder / f"run.{split}.trec", rankings.documents, rankings.scores)
+    print(f"\n{format_table(['split', 'queries', *measures], rows)}\n\nModel folder: {trainer.run_dir}")
+
+
+def main() -> None:
+    """Parses the arguments and runs."""
+    parser = HfArgumentParser((TaskArguments, StartArguments, SemanticRetrievalTrainingArguments))
+    task, start, training = parser.parse_args_into_dataclasses()
+    logging.set_verbosity_error() if training.process_index else logging.set_verbosity_warning()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        run(task, start, training)
+    except (CorpusError, UnusablePairsError, ExistingRunError, CorruptedFolderError, RankingError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""`run_retrieval.py` as a user runs it: both kinds of data, both kinds of start, what it leaves, and its errors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from metrics.ranking_quality import ranking_figures, read_qrels, read_run
+from modeling_lmindexer import SemanticIndex
+from modeling_lmindexer.folder import read_manifest, verify_files
+
+WORDS = ("apple pear plum fig".split(), "bolt screw nail rivet".split(), "river lake sea pond".split())
+TINY = [
+    *("--num_train_epochs", 2), *("--per_device_train_batch_size", 16), *("--num_beams", 8), *("--cutoffs", 1, 5),
+    *("--metric_for_best_model", "ndcg@5"), "--use_cpu", *("--report_to", "none"), *("--vocab_size", 300),
+    *("--max_source_length", 16), *("--learning_rate", 0.01),
+]  # fmt: skip
+NUMBER = 24
+
+
+def item_text(i: int) -> str:
+    return " ".join(WORDS[i % 3][(i // 3 + j * j) % 4] for j in range(5)) + f" {i}"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """Items and histories, a BEIR folder of the same documents, and an index."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = [{"id": i, "title": item_text(i)} for i in range(NUMBER)]
+    (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    random = np.random.default_rng(0)
+    lines = [f"u{user} {' '.join(map(str, random.permutation(NUMBER)[:6]))}" for user in range(20)]
+    (folder / "sequences.txt").write_text("\n".join(lines))
+    beir = folder / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    documents = [{"_id": str(i), "title": "", "text": item_text(i)} for i in range(NUMBER)]
+    (beir / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    queries = [{"_id": f"q{i}", "text": " ".join(item_text(i % NUMBER).split()[-2:])} for i in range(2 * NUMBER)]
+    (beir / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    for split, numbers in (("train", range(32)), ("test", range(32, 40)), ("test_unseen", range(40, 48))):
+        judged = [f"q{i}\t{i % NUMBER}\t{1 + i % 2}" for i in numbers]
+        (beir / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]))
+    codes = random.integers(0, 5, size=(NUMBER, 2))
+    for name, ids in (("index", list(range(NUMBER))), ("text index", [str(i) for i in range(NUMBER)])):
+        (folder / name).mkdir()
+        SemanticIndex.from_codes(ids, codes, [5, 5, 6]).save_pretrained(folder / name)
+    return folder
+
+
+def recommendation(base: Path, out: Path, *more) -> list:
+    files = ["--items_file", base / "items.jsonl", "--sequences_file", base / "sequences.txt"]
+    return ["--task", "recommendation", *files, "--output_dir", out, *TINY, *more]
+
+
+@pytest.fixture(scope="module")
+def recommender(base, tmp_path_factory):
+    """Arguments and the folder of a run that reads IDs and text, done once by the first test that needs it."""
+    out = tmp_path_factory.mktemp("out") / "rec"
+    return recommendation(base, out, "--index", base / "index", "--document_epochs", 1), out
+
+
+@pytest.mark.slow
+def test_recommendation_from_nothing(base, recommender, run_script):
+    """The folder answers as the run file says; started again, nothing is trained."""
+    arguments, out = recommender
+    printed = run_script("run_retrieval", *arguments)
+    assert "24 documents, 60 training pairs, 20 validation and 20 test queries" in printed
+    assert "| test  | 20      |" in printed
+    run, metrics = read_run(out / "run.test.trec"), json.loads((out / "metrics.json").read_text())
+    histories = {line.split()[0]: line.split()[1:] for line in (base / "sequences.txt").read_text().splitlines()}
+    assert set(run) == set(histories)
+    for user, documents in run.items():
+        assert len(documents) == 8 and set(documents).isdisjoint(histories[user][:-1])
+    qrels = {user: {items[-1]: 1} for user, items in histories.items()}
+    assert ranking_figures(run, qrels, ["recall@5"]).means()["recall@5"] == metrics["test"]["figures"]["recall@5"]
+    low, high = metrics["test"]["intervals"]["ndcg@5"]
+    assert low <= metrics["test"]["figures"]["ndcg@5"] <= high
+    assert set(metrics["stages"]) == {"warm-start", "task"} and len(metrics["stages"]["task"]["evaluations"]) == 2
+    manifest = read_manifest(out / "manifest.json")["files"]
+    verify_files([out / name for name in manifest], out / "manifest.json")
+    assert "run.test.trec" in manifest
+
+    model, tokenizer = AutoModel.from_pretrained(out).eval(), AutoTokenizer.from_pretrained(out)
+    index = SemanticIndex.from_pretrained(out)
+    names = dict(zip(index.document_ids, index.codes.tolist(), strict=True))
+    newest = [int(item) for item in histories["u0"][:-1]][::-1]
+    parts = ["".join(f"<c{p}_{code}>" for p, code in enumerate(names[item], 1)) for item in newest]
+    text = " ".join(f"{part} {item_text(item)}" for part, item in zip(parts, newest, strict=True))
+    inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=16)
+    with torch.inference_mode():
+        found = model.search(
+            index=index, num_beams=8, top_k=8, allowed=[i for i in range(NUMBER) if i not in newest],
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+        )  # fmt: skip
+    assert list(map(str, found.documents[0])) == run["u0"]
+
+    weights = (out / "model.safetensors").read_bytes()
+    assert run_script("run_retrieval", *arguments) == printed
+    assert (out / "model.safetensors").read_bytes() == weights and read_run(out / "run.test.trec") == run
+
+
+@pytest.mark.slow
+def test_retrieval_from_a_recommender(base, recommender, run_script, tmp_path):
+    """An indexer's folder as the start; every test split has its run; some training queries are for validation."""
+    _, start = recommender
+    printed = run_script(
+        "run_retrieval", "--task", "retrieval", "--beir_dir", base / "beir", "--model_name_or_path", start,
+        "--index", base / "text index", "--output_dir", tmp_path, "--document_share", 0.25, *TINY,
+    )  # fmt: skip
+    assert "24 documents, 28 training pairs, 4 validation and 8 test, 8 test_unseen queries" in printed
+    for split in ("test", "test_unseen"):
+        run = read_run(tmp_path / f"run.{split}.trec")
+        assert set(run) == set(read_qrels(base / "beir" / "qrels" / f"{split}.tsv"))
+        assert {len(documents) for documents in run.values()} == {8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--sequences_file", "none.txt"], "sequences_file='none.txt' is not a file"),
+        (["--task", "retrieval"], "--task retrieval needs --beir_dir"),
+    ],
+)
+def test_what_is_missing(base, tmp_path, run_script, changes, message):
+    arguments = [*recommendation(base, tmp_path / "OUT", "--index", base / "index"), *changes]
+    assert message in run_script("run_retrieval", *arguments, ok=False)
+
+
+def test_no_ids(base, tmp_path, run_script):
+    assert "There are no IDs: give an indexer's folder" in run_script(
+        "run_retrieval", *recommendation(base, tmp_path), ok=False
+    )
+    arguments = ["--task", "recommendation", "--output_dir", tmp_path, *TINY, "--index", base / "index"]
+    assert "needs --items_file and --sequences_file" in run_script("run_retrieval", *arguments, ok=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("qrels/test.tsv", "q1\t99\t1\n", "query q1 has document 99, which is not in corpus.jsonl"),
+        ("qrels/train.tsv", "q99\t1\t1\n", "query q99 is not in queries.jsonl"),
+        ("qrels/test.tsv", "q1\t1\tyes\nq1\t1\tno\n", "line 2: 'q1 1 no'; expected"),
+        ("corpus.jsonl", '{"_id": "1", "text": "a"}\n{"_id": "1", "text": "b"}', "row 2 has no `_id`, or that of ano"),
+        ("queries.jsonl", '{"text": "a"}', "row 1 has no `_id`"),
+        ("qrels/train.tsv", None, "expected train.tsv and test.tsv"),
+    ],
+)
+def test_broken_folders(base, tmp_path, run_script, file, text, message):
+    import shutil
+
+    shutil.copytree(base / "beir", tmp_path / "beir")
+    if text is None:
+        (tmp_path / "beir" / file).unlink()
+    else:
+        (tmp_path / "beir" / file).write_text(text)
+    assert message in run_script(
+        "run_retrieval", "--task", "retrieval", "--beir_dir", tmp_path / "beir", "--index", base / "text index",
+        "--output_dir", tmp_path / "out", *TINY, ok=False,
+    )  # fmt: skip

@@ -1,0 +1,59 @@
+"""IDs that a model reads: one token per code, with the code's direction."""
+
+import pytest
+import torch
+from tiny_retrieval import tiny_index
+from tiny_training import tiny_corpus, tiny_indexer, tiny_tokenizer
+from torch.nn import functional as F
+
+from modeling_lmindexer import LMIndexerForSemanticID
+from trainers.id_tokens import add_id_tokens, id_texts, id_tokens
+
+
+def test_names_in_the_order_of_the_flat_ids():
+    assert id_tokens([2, 1]) == ["<c1_0>", "<c1_1>", "<c2_0>"]
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert"])
+def test_ids_are_read_code_by_code(tmp_path, kind):
+    corpus, tokenizer = tiny_corpus(), tiny_tokenizer()
+    index, model = tiny_index(corpus), tiny_indexer(kind, num_reconstructor_layers=0)
+    words, before = len(tokenizer), model.get_input_embeddings().weight.clone()
+    add_id_tokens(model, tokenizer, index)
+    weight = model.get_input_embeddings().weight
+    assert len(tokenizer) == len(weight) == words + 6 + 4 + 16
+    assert torch.equal(weight[:words], before), "words stay as they are"
+    codes = torch.cat([book.weight for book in model.codebooks.learned])
+    torch.testing.assert_close(F.cosine_similarity(weight[words : words + 10], codes), torch.ones(10))
+    torch.testing.assert_close(weight[words : words + 10].norm(dim=-1), before.norm(dim=-1).median().expand(10))
+    assert weight[words + 10 :].norm(dim=-1).min() > 0, "those of an untrained position are drawn"
+    texts = id_texts(index)
+    for document, row in zip(index.document_ids, index.sequences.tolist(), strict=True):
+        assert tokenizer(texts[document])["input_ids"] == [*(words + flat - 1 for flat in row), 2]
+    history = f"{texts['d000']} common1 {texts['d111']}"
+    assert len(tokenizer(history)["input_ids"]) == 3 + 1 + 3 + 1
+
+    again = weight.clone()
+    add_id_tokens(model, tokenizer, index)
+    assert torch.equal(model.get_input_embeddings().weight, again), "nothing is added twice"
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = LMIndexerForSemanticID.from_pretrained(tmp_path)
+    assert torch.equal(loaded.get_input_embeddings().weight, again)
+    assert loaded.config.backbone_config.vocab_size == len(again) and loaded.config.vocab_size == 1 + 6 + 4 + 16
+
+
+def test_what_cannot_read_ids():
+    tokenizer, index = tiny_tokenizer(), tiny_index(tiny_corpus())
+    with pytest.raises(ValueError, match="num_reconstructor_layers=0"):
+        add_id_tokens(tiny_indexer(), tokenizer, index)
+    with pytest.raises(ValueError, match="come from different runs"):
+        add_id_tokens(tiny_indexer(num_reconstructor_layers=0), tokenizer, tiny_index(tiny_corpus(), (5, 4)))
+
+
+def test_a_model_with_more_room_than_the_index():
+    tokenizer, index = tiny_tokenizer(), tiny_index(tiny_corpus())
+    model = tiny_indexer(num_reconstructor_layers=0, num_disambiguation_codes=20)
+    words = len(tokenizer)
+    add_id_tokens(model, tokenizer, index)
+    assert len(tokenizer) == words + 6 + 4 + 16
