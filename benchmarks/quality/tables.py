@@ -74,6 +74,7 @@ def groups(bench: Bench) -> Iterator[Group]:
 
 def print_tables(benches: list[Bench]) -> None:
     """All tables of all families, and what they were made with."""
+    print(f"\nall families: {benches[0].plan.learner} and its best rival\n\n{summary_table(benches)}")
     for bench in [bench for bench in benches if read_best(bench)]:
         found = list(groups(bench))
         for group in found:
@@ -90,6 +91,26 @@ def print_tables(benches: list[Bench]) -> None:
     print(f"\n{NOTES}\n")
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
     print(f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, {versions}")
+
+
+def summary_table(benches: list[Bench]) -> str:
+    """One row per family, set and sizes: what is learned beside the rival of the highest AMI."""
+    rows = []
+    for bench in benches:
+        learner = bench.plan.learner
+        for group in groups(bench):
+            rival = best_rival(bench, group, "ami_1")
+            if rival is None or learner not in group.rows:
+                continue
+            ours, theirs = group.mean(learner, "ami_1"), group.mean(rival, "ami_1")
+            rows.append(
+                [
+                    bench.family, group.title, len(group.rows[learner]), ours, group.spread(learner),
+                    shares(group, learner), rival, theirs, group.spread(rival), ours / theirs,
+                ]
+            )  # fmt: skip
+    header = ["family", "", "seeds", "AMI", "spread", "perplexity / K", "best rival", "its AMI", "its spread", "ratio"]
+    return format_table(header, rows)
 
 
 NOTES = """AMI: of the first code with whole category paths, of documents that no choice has seen. Spread: the
@@ -225,7 +246,9 @@ def verdict(reached: bool, known: float = 0.0) -> str | None:
 def matched_table(bench: Bench, found: list[Group]) -> str | None:
     """One row per rival: its best size, and for all learned sizes what it reaches at their perplexity."""
     learner, rows = bench.plan.learner, []
-    ours = {tuple(group.sizes): group.mean(learner, "ami_1") for group in found if learner in group.rows}
+    # The first code of several is that of one: the one with fewer codes after it stands for both.
+    by_first = {group.sizes[0]: group for group in sorted(found, key=lambda group: -len(group.sizes))}
+    ours = {tuple(g.sizes): g.mean(learner, "ami_1") for g in by_first.values() if learner in g.rows}
     header = ["rival", "best K", "AMI", "spread"]
     for sizes in ours:
         header += [f"{learner} {sizes[0]} / it", f"K as {sizes[0]}", "perplexity", "AMI", f"{learner} / it"]

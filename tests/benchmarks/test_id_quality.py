@@ -146,6 +146,7 @@ def test_from_trials_to_tables(benchmark, run, tmp_path):
     printed = run("tables", "--figure", tmp_path / "out" / "ami.png")
     assert "unfrozen: two, 6 x 12 codes" in printed and "unfrozen: chosen settings" not in printed
     for expected in (
+        "all families: lmindexer and its best rival", "| unfrozen   | two, 6 x 12 codes | 1     |",
         "pretrained: one, 6 x 12 codes", "| lmindexer    | 2     |", "documents left colliding", "minutes of one seed",
         "rivals at their best", "pretrained: chosen settings", "torch ",
     ):  # fmt: skip
