@@ -17,6 +17,7 @@ from pathlib import Path
 import datasets
 import yaml
 from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
+from data.shapes import MODEL_SIZES
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config, set_seed
 from transformers.utils import logging
@@ -31,13 +32,6 @@ from trainers.model_card import CardContent
 from trainers.model_folder import save_model_folder
 from trainers.presets import preset
 from trainers.report import compare_codes, position_table, query_figures, sample_queries, stage_table
-
-# Shapes of the T5 that is trained from scratch without --model_name_or_path; `base` is T5-base's.
-MODEL_SIZES = {
-    "tiny": {"d_model": 128, "d_kv": 32, "d_ff": 512, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2},
-    "small": {"d_model": 256, "d_kv": 64, "d_ff": 1024, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 2},
-    "base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_heads": 12, "num_layers": 12, "num_decoder_layers": 12},
-}
 
 
 @dataclass

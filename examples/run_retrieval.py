@@ -17,7 +17,7 @@ import datasets
 from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
 from data.beir import BeirFolder, held_out
 from data.histories import WINDOWS, history_text, read_histories, read_histories_as
-from run_indexing import MODEL_SIZES
+from data.shapes import MODEL_SIZES
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config
 from transformers.utils import logging
 

@@ -1,7 +1,12 @@
 """Figures of rankings against definitions written out, and TREC files."""
 
 import itertools
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import ir_measures
 import numpy as np
@@ -180,3 +185,31 @@ def test_fused_rankings():
     """By hand: 1/61 + 1/62 above 1/61, and that above 1/62."""
     assert fuse([{"q": ["a", "b"]}, {"q": ["c", "a"], "r": ["b"]}], 3) == {"q": ["a", "c", "b"], "r": ["b"]}
     assert fuse([{"q": ["a"]}, {"q": ["b"]}], 1) == {"q": ["a"]}
+
+
+SHELL = """
+import json, sys, evaluate
+quality = evaluate.load(sys.argv[1])
+quality.add_batch(predictions=[["a", "b"]], references=[["b"]])
+quality.add_batch(predictions=[["a"]], references=[["c"]])
+found = [quality.compute(measures=["recall@1", "mrr@5"])]
+found.append(quality.compute(predictions=[["b", "a"]], references=[["a", "b"]], gains=[[2, 1]], measures=["ndcg@2"]))
+try:
+    quality.compute(predictions=[["a", "a"]], references=[["a"]])
+except ValueError as error:
+    found.append(str(error))
+print(json.dumps(found))
+"""
+
+
+def test_evaluate_loads_the_folder_without_the_package(tmp_path):
+    """Offline, from elsewhere, with nothing of ours on the path."""
+    folder = Path(__file__).parents[2] / "metrics" / "ranking_quality"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
+    command = [sys.executable, "-c", SHELL, str(folder)]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    means, gains, error = json.loads(run.stdout.splitlines()[-1])
+    assert means == {"recall@1": 0.0, "mrr@5": 0.25} and "document 'a' twice" in error
+    assert gains["ndcg@2"] == pytest.approx((1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3)))
