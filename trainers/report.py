@@ -108,13 +108,19 @@ def sample_queries(ids: list, texts: list, number: int, seed: int) -> Queries:
     return Queries([texts[row] for row in rows], [ids[row] for row in rows])
 
 
-def format_table(header: list[str], rows: list[list]) -> str:
-    """A Markdown table; numbers with three decimals, `-` for nothing."""
+def format_table(header: list[str], rows: list[list], digits: int = 3) -> str:
+    """A Markdown table; numbers with so many decimals, `-` for nothing."""
 
     def show(value) -> str:
         if value is None or (isinstance(value, float) and np.isnan(value)):
             return "-"
-        return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        return (
+            f"{value:.{digits}f}"
+            if isinstance(value, float)
+            else f"{value:,}"
+            if isinstance(value, int)
+            else str(value)
+        )
 
     cells = [header, *[[show(value) for value in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]

@@ -1,0 +1,1 @@
+"""What `downstream.py` measures: systems that need no training, and the tables."""
