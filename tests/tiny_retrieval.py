@@ -47,3 +47,18 @@ def retrieval_trainer(
         train_dataset=tiny_task(corpus, "train") if train is None else train, index=tiny_index(corpus),
         processing_class=tiny_tokenizer(), eval_dataset=validation, documents=documents,
     )  # fmt: skip
+
+
+def run_of_retrieval(folder, batch_size: int) -> dict:
+    """What a run in float64 ends with: weights, figures of its evaluations, and rankings of 60 queries."""
+    model = tiny_indexer(num_reconstructor_layers=0).double()
+    trainer = retrieval_trainer(
+        folder, model=model, per_device_train_batch_size=batch_size, document_epochs=1, document_share=0.1,
+        optim="sgd", learning_rate=0.05, per_device_eval_batch_size=7,
+    )  # fmt: skip
+    figures = trainer.train()
+    rankings = trainer.rank(trainer.queries)
+    return {
+        "figures": figures, "weights": {name: value.clone() for name, value in trainer.model.state_dict().items()},
+        "documents": list(rankings.documents.values()), "queries": list(rankings.documents),
+    }  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_retrieval import run_of_retrieval
 from tiny_training import at_second_position, epoch_documents, first_step, steps_with_additions
 
 pytestmark = pytest.mark.dist
@@ -40,7 +41,9 @@ def launch(folder, processes, *tasks):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What two processes found."""
-    return launch(tmp_path_factory.mktemp("two"), 2, "gradients", "additions", "epochs", "whole_run", "frozen_run")
+    return launch(
+        tmp_path_factory.mktemp("two"), 2, "gradients", "additions", "epochs", "whole_run", "frozen_run", "retrieval"
+    )
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
@@ -138,3 +141,17 @@ def test_all_processes_refuse_another_runs_state_and_start_over_together(two):
     for part in two:
         assert "learning_rate: 0.01 there, 0.5 now" in part["frozen_run"]["refusal"]
         assert torch.equal(part["frozen_run"]["started over"], part["frozen_run"]["codes"])
+
+
+def test_the_task_is_learned_as_by_one_process(two, tmp_path):
+    """Uneven batches: 66 pairs and documents are three batches of 22, and 60 documents are two and a part."""
+    alone = run_of_retrieval(tmp_path, batch_size=22)
+    for part in two:
+        found = part["retrieval"]
+        for name, value in alone["weights"].items():
+            torch.testing.assert_close(found["weights"][name], value, rtol=1e-6, atol=1e-8, msg=name)
+        assert found["documents"] == alone["documents"] and found["queries"] == alone["queries"]
+        for (share, figures), (expected_share, expected) in zip(
+            found["figures"]["task"]["evaluations"], alone["figures"]["task"]["evaluations"], strict=True
+        ):
+            assert share == expected_share and figures == pytest.approx(expected)

@@ -10,6 +10,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+from tiny_retrieval import run_of_retrieval  # noqa: E402
 from tiny_training import (  # noqa: E402
     at_second_position,
     epoch_documents,
@@ -112,6 +113,11 @@ def frozen_run(folder: Path) -> dict:
     again = trainer_of(start_over=True)
     again.train()
     return result_of(trainer) | {"refusal": refusal, "started over": result_of(again)["codes"]}
+
+
+def retrieval(folder: Path) -> dict:
+    """A warm start and a task, with 11 pairs on each process: the last batch has fillers."""
+    return run_of_retrieval(folder, batch_size=11)
 
 
 def result_of(trainer) -> dict:
