@@ -21,14 +21,13 @@ from data.shapes import MODEL_SIZES
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config
 from transformers.utils import logging
 
-from metrics.ranking_quality import RankingError, confidence_interval, write_run
-from modeling_lmindexer import CorruptedFolderError, LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
+from metrics.ranking_quality import confidence_interval, write_run
+from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
 from trainers import (
-    ExistingRunError,
     SemanticRetrievalTrainer,
     SemanticRetrievalTrainingArguments,
-    UnusablePairsError,
 )
+from trainers.adapters import with_adapter
 from trainers.id_tokens import add_id_tokens, id_texts
 from trainers.model_folder import whole_folder
 from trainers.report import format_table
@@ -87,6 +86,9 @@ class StartArguments:
         metadata={"help": "Shape of the T5 trained from scratch otherwise.", "choices": list(MODEL_SIZES)},
     )
     vocab_size: int = field(default=6000, metadata={"help": "Tokens of the tokenizer trained for that."})
+    lora_rank: int = field(
+        default=0, metadata={"help": "Above 0: the task is learned in adapters of that rank, merged at the end."}
+    )
     dropout: float = field(default=0.1, metadata={"help": "Of a model that does not start from an indexer."})
     max_source_length: int = field(default=64, metadata={"help": "Tokens that such a model reads of a document."})
 
@@ -174,6 +176,8 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
         task = load_recommendation(task_arguments, documents, index, seed)
         if task_arguments.history != "text":
             add_id_tokens(model, tokenizer, index)
+    if start.lora_rank:
+        model = with_adapter(model, start.lora_rank, seed)
     if is_main:
         queries = ", ".join(f"{len(table):,} {name}" for name, table in task.tests.items())
         print(
@@ -184,6 +188,8 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
         model, training, task.pairs, index, tokenizer, eval_dataset=task.validation, documents=documents
     )
     figures = trainer.train()
+    if start.lora_rank:
+        trainer.model = trainer.unwrap().merge_and_unload()
     report(trainer, task, task_arguments, figures, is_main)
 
 
@@ -215,7 +221,7 @@ def main() -> None:
     datasets.disable_progress_bars()
     try:
         run(task, start, training)
-    except (CorpusError, UnusablePairsError, ExistingRunError, CorruptedFolderError, RankingError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 

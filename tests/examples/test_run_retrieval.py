@@ -108,8 +108,11 @@ def test_retrieval_from_a_recommender(base, recommender, run_script, tmp_path):
     _, start = recommender
     printed = run_script(
         "run_retrieval", "--task", "retrieval", "--beir_dir", base / "beir", "--model_name_or_path", start,
-        "--index", base / "text index", "--output_dir", tmp_path, "--document_share", 0.25, *TINY,
+        "--index", base / "text index", "--output_dir", tmp_path, "--document_share", 0.25, "--lora_rank", 4, *TINY,
     )  # fmt: skip
+    trained, before = (AutoModel.from_pretrained(folder).state_dict() for folder in (tmp_path, start))
+    assert trained.keys() == before.keys(), "adapters are merged"
+    assert any(not torch.equal(value, before[name]) for name, value in trained.items())
     assert "24 documents, 28 training pairs, 4 validation and 8 test, 8 test_unseen queries" in printed
     for split in ("test", "test_unseen"):
         run = read_run(tmp_path / f"run.{split}.trec")
