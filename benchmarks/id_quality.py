@@ -53,7 +53,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     for command in (add["compare"], add["match"]):
         command.add_argument("--set", required=True, help="a data set of the configuration")
         command.add_argument("--seed", type=int, default=0)
-    add["tables"].add_argument("--figure", type=Path, help="where to draw the comparison as bars")
+    add["tables"].add_argument("--figure", type=Path, help="where to draw the family's comparison as bars")
     add["compare"].add_argument("--sizes", type=int, nargs="+", help="default: all of the configuration")
     options = parser.parse_args(argv)
     plan = read_plan(options.config)
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace, plan: Plan) -> None:
         benches = [replace(bench, family=family) for family in plan.families]
         print_tables(benches)
         if options.figure:
-            save_figure(benches, options.figure)
+            save_figure(bench, options.figure)
 
 
 def main() -> None:

@@ -10,26 +10,22 @@ from quality.tables import Group, groups
 OURS, RIVAL = "#2a9d8f", "#a8b5bd"
 
 
-def save_figure(benches: list[Bench], path: Path) -> None:
-    """A panel per sizes of the codebooks, a row of panels per family and set."""
+def save_figure(bench: Bench, path: Path) -> None:
+    """A panel per sizes of the codebooks, a row of panels per set."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = [
-        (bench, list(found))
-        for bench in benches
-        for _, found in itertools.groupby(groups(bench), key=lambda group: group.name)
-    ]
+    rows = [list(found) for _, found in itertools.groupby(groups(bench), key=lambda group: group.name)]
     if not rows:
         raise ValueError("there are no rows to draw: run compare first")
-    columns = max(len(found) for _, found in rows)
-    bars = max(len(group.rows) for _, found in rows for group in found)
+    columns = max(map(len, rows))
+    bars = max(len(group.rows) for found in rows for group in found)
     figure, axes = pyplot.subplots(
         len(rows), columns, figsize=(3.6 * columns, (0.3 * bars + 1) * len(rows)), squeeze=False
     )
-    for line, (bench, found) in zip(axes, rows, strict=True):
+    for line, found in zip(axes, rows, strict=True):
         for axis, group in zip(line, found, strict=False):
             draw(axis, group, bench.plan.learner)
             axis.set_title(f"{bench.family}: {group.title}", fontsize=8)

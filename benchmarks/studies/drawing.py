@@ -66,7 +66,8 @@ def draw_bars(study: Study, found: Found, families: list[str]):
                 axis.bar(place, mean, color=COLOURS[study.runs.index(run) % len(COLOURS)], width=0.7)
                 if len(values) > 1:
                     axis.plot([place] * len(values), values, "o", color="black", markersize=2.5)
-                axis.annotate(f"{mean:.3g}", (place, mean), ha="center", va="bottom", fontsize=7)
+                shown = f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"
+                axis.annotate(shown, (place, mean), ha="center", va="bottom", fontsize=7)
             axis.margins(y=0.15)
             axis.set_xticks(range(len(bars)), bars)
             axis.set_title(f"{family}: {figure.replace('_', ' ')}", fontsize=8)
