@@ -62,7 +62,7 @@ def main() -> None:
         parser.error("set LMINDEXER_DATA or give --data: the folder of the data sets")
     runs = dict(run.split("=", 1) for run in options.runs)
     file = Path(options.data) / SETS[options.set] / "sequences.txt.gz"
-    histories = read_histories(file, [0], skip_missing=True)
+    histories = read_histories(file, None)
     print(f"{options.set}: {len(histories):,} users\n")
     print(table(figures_of_systems(histories, {name: Path(folder) for name, folder in runs.items()})))
 

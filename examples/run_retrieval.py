@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass, field
 
 import datasets
+import numpy as np
 from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
 from data.beir import BeirFolder, held_out
 from data.histories import WINDOWS, history_text, read_histories, read_histories_as
@@ -31,9 +32,11 @@ from trainers.adapters import with_adapter
 from trainers.id_tokens import add_id_tokens, id_texts
 from trainers.model_folder import whole_folder
 from trainers.report import format_table
+from trainers.retrieval import Queries
 from trainers.retrieval_start import indexer_for
 
 TASKS = ("recommendation", "search", "retrieval")
+_HISTORY_TOKENS = 256  # a dozen items as text and ID
 HISTORIES = ("text", "ids", "both")
 
 
@@ -58,6 +61,9 @@ class TaskArguments:
     skip_missing: bool = field(
         default=False,
         metadata={"help": "Items without text or ID are read nowhere, and as an answer count as not found."},
+    )
+    repeats: bool = field(
+        default=False, metadata={"help": "Things are bought again: recommend what a user has had, too."}
     )
     max_history: int = field(default=20, metadata={"help": "Items read of a history, the newest ones."})
     history_words: int = field(default=12, metadata={"help": "Words read of an item in a history."})
@@ -133,9 +139,9 @@ def load_recommendation(arguments: TaskArguments, items, index: SemanticIndex, s
     texts = dict(zip(items["id"], items["text"], strict=True)) if arguments.history != "ids" else {}
     ids = id_texts(index) if arguments.history != "text" else None
     render = history_text(texts, ids, arguments.max_history, arguments.history_words)
-    known = list(index.document_ids)
+    known = [item for item in index.document_ids if not texts or item in texts]
     histories = read_histories(arguments.sequences_file, known, arguments.skip_missing)
-    pairs, validation, test = read_histories_as(histories, render, known, arguments.windows, seed)
+    pairs, validation, test = read_histories_as(histories, render, known, arguments.windows, seed, arguments.repeats)
     return Task(items, pairs, validation, {"test": test})
 
 
@@ -168,14 +174,22 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
         raise CorpusError("--task recommendation needs --items_file and --sequences_file.")
     if not is_recommendation and not task_arguments.beir_dir:
         raise CorpusError(f"--task {task_arguments.task} needs --beir_dir.")
+    reads_ids = is_recommendation and task_arguments.history != "text"
+    if start.lora_rank and (reads_ids or not start.model_name_or_path):
+        raise CorpusError(
+            "--lora_rank adapts a pretrained model that learns no new tokens: give --model_name_or_path, and for "
+            "recommendation --history text."
+        )
+    if is_recommendation and training.max_query_length is None:
+        training.max_query_length = _HISTORY_TOKENS
     with training.main_process_first(desc="data"):
         task = None if is_recommendation else load_beir(task_arguments, seed)
         documents = task.documents if task else load_corpus(corpus_of(task_arguments))
     model, tokenizer, index = load_start(start, list(documents["text"]), seed)
     if is_recommendation:
         task = load_recommendation(task_arguments, documents, index, seed)
-        if task_arguments.history != "text":
-            add_id_tokens(model, tokenizer, index)
+        if reads_ids:
+            add_id_tokens(model, tokenizer, index, seed)
     if start.lora_rank:
         model = with_adapter(model, start.lora_rank, seed)
     if is_main:
@@ -187,23 +201,28 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     trainer = SemanticRetrievalTrainer(
         model, training, task.pairs, index, tokenizer, eval_dataset=task.validation, documents=documents
     )
+    queries = {split: trainer.read_queries(table) for split, table in task.tests.items()}  # read before all the work
+    cut = (np.concatenate([one.texts.lengths for one in queries.values()]) >= trainer.length).mean()
+    if is_main and cut > 0:
+        print(f"{cut:.1%} of the test queries fill max_query_length, {trainer.length} tokens, and are cut there.")
     figures = trainer.train()
     if start.lora_rank:
         trainer.model = trainer.unwrap().merge_and_unload()
-    report(trainer, task, task_arguments, figures, is_main)
+    report(trainer, task, queries, task_arguments.task, figures, is_main)
 
 
-def report(trainer: SemanticRetrievalTrainer, task: Task, arguments: TaskArguments, figures: dict, is_main: bool):
+def report(
+    trainer: SemanticRetrievalTrainer, task: Task, queries: dict[str, Queries], name: str, figures: dict, is_main: bool
+) -> None:
     """Searches the test queries, prints the figures, and writes the folder."""
     measures, rows, found = trainer.settings.measures, [], {}
-    metrics = {"task": arguments.task, "documents": len(task.documents), "pairs": len(task.pairs), "stages": figures}
-    for split, table in task.tests.items():
-        queries = trainer.read_queries(table)
-        found[split] = rankings = trainer.rank(queries)
-        measured = rankings.figures(queries, measures)
-        intervals = {name: confidence_interval(values) for name, values in measured.values.items()}
-        metrics[split] = {"queries": len(queries), "figures": measured.means(), "intervals": intervals}
-        rows.append([split, len(queries), *measured.means().values()])
+    metrics = {"task": name, "documents": len(task.documents), "pairs": len(task.pairs), "stages": figures}
+    for split, own in queries.items():
+        found[split] = rankings = trainer.rank(own)
+        measured = rankings.figures(own, measures)
+        intervals = {measure: confidence_interval(values) for measure, values in measured.values.items()}
+        metrics[split] = {"queries": len(own), "figures": measured.means(), "intervals": intervals}
+        rows.append([split, len(own), *measured.means().values()])
     if not is_main:
         return
     with whole_folder(trainer.run_dir, trainer.unwrap(), trainer.tokenizer, trainer.index, metrics) as folder:

@@ -10,7 +10,8 @@ def with_adapter(model: LMIndexerForSemanticID, rank: int, seed: int):
     """PEFT's model around an indexer: adapters on every linear map of encoder and decoder, and codebooks of its own.
 
     Only these are trained and saved by its `save_pretrained`, so that one indexer serves many tasks;
-    `merge_and_unload()` makes a plain indexer of the two.
+    `merge_and_unload()` makes a plain indexer of the two. Embeddings stay as they are: tokens that were added for the
+    task, as [`add_id_tokens`] does, would neither learn nor be saved.
 
     Args:
         model: without a reconstructor.

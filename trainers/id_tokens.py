@@ -2,7 +2,7 @@
 
 import torch
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
 
@@ -22,7 +22,9 @@ def id_texts(index: SemanticIndex) -> dict:
     }
 
 
-def add_id_tokens(model: LMIndexerForSemanticID, tokenizer: PreTrainedTokenizerBase, index: SemanticIndex) -> None:
+def add_id_tokens(
+    model: LMIndexerForSemanticID, tokenizer: PreTrainedTokenizerBase, index: SemanticIndex, seed: int
+) -> None:
     """Lets a model read IDs: the tokenizer gets their tokens, and the encoder embeddings for them, codebook vectors of
     the length that its embeddings have. Tokens that are there already stay as they are.
 
@@ -30,6 +32,7 @@ def add_id_tokens(model: LMIndexerForSemanticID, tokenizer: PreTrainedTokenizerB
         model: without a reconstructor; see [`~LMIndexerForSemanticID.resize_token_embeddings`].
         tokenizer: of the model; it changes.
         index: whose codes they are.
+        seed: of the embeddings of codes that have no vector yet, such as those of an untrained last position.
 
     Raises:
         ValueError: the model has a reconstructor, or other codebooks.
@@ -41,6 +44,7 @@ def add_id_tokens(model: LMIndexerForSemanticID, tokenizer: PreTrainedTokenizerB
     if not new:
         return
     tokenizer.add_tokens([AddedToken(names[place], normalized=False) for place in new])
+    set_seed(seed)
     model.resize_token_embeddings(len(tokenizer))
     ids = torch.tensor(tokenizer.convert_tokens_to_ids([names[place] for place in new]))
     set_embeddings(model, ids, torch.tensor(new))

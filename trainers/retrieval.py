@@ -1,5 +1,6 @@
 """Searches queries batch by batch, shared by all processes, with the same result for any batch size."""
 
+import hashlib
 from dataclasses import dataclass
 
 import datasets
@@ -33,13 +34,18 @@ class Queries:
     hidden: list[list]
 
     @classmethod
-    def of(cls, table: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "Queries":
-        """Rows of a table with the columns `id`, `text`, `relevant` (ids of documents), and where they are known
-        `gains` (as many whole numbers, default 1) and `hidden` (ids of documents).
+    def of(
+        cls, table: datasets.Dataset, index: SemanticIndex, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> "Queries":
+        """Rows of a table with the columns `id`, `text`, `relevant` (ids of documents; one that has no ID is never
+        found), and where they are known `gains` (as many whole numbers, default 1) and `hidden` (ids of documents).
 
         Raises:
-            UnusablePairsError: a query twice, without words, or without a relevant document.
+            UnusablePairsError: no queries, one twice, without words, without a relevant document, or with a hidden
+                document that the index does not have.
         """
+        if not len(table):
+            raise UnusablePairsError("There are no queries; expected at least one.")
         ids = list(table["id"])
         if len(set(ids)) < len(ids):
             raise UnusablePairsError("Queries share an id; expected one row per query.")
@@ -51,7 +57,11 @@ class Queries:
             raise UnusablePairsError(
                 f"{len(without)} queries have no relevant document: {without[:5]}. Leave them out."
             )
-        hidden = list(table["hidden"]) if "hidden" in columns else [[] for _ in ids]
+        hidden, known = list(table["hidden"]) if "hidden" in columns else [[] for _ in ids], set(index.document_ids)
+        for query, row in zip(ids, hidden, strict=True):
+            unknown = [document for document in row if document not in known]
+            if unknown:
+                raise UnusablePairsError(f"Query {query!r} hides {unknown[0]!r}, which is not in the index.")
         return cls(ids, TokenizedTexts.of(list(table["text"]), tokenizer, max_length, "queries"), judged, hidden)
 
     def __len__(self) -> int:
@@ -66,6 +76,12 @@ class Queries:
         texts = TokenizedTexts(np.concatenate(tokens), np.concatenate([[0], np.cumsum([len(row) for row in tokens])]))
         pick = [[values[row] for row in rows] for values in (self.ids, self.relevant, self.hidden)]
         return Queries(pick[0], texts, pick[1], pick[2])
+
+    def digest(self) -> str:
+        """Hash of ids, tokens, relevant and hidden documents."""
+        sha = hashlib.sha256(repr((self.ids, self.relevant, self.hidden)).encode())
+        sha.update(self.texts.tokens.tobytes() + self.texts.offsets.tobytes())
+        return sha.hexdigest()
 
     @property
     def qrels(self) -> dict:

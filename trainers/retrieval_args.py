@@ -39,7 +39,8 @@ class SemanticRetrievalTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "End with the checkpoint that was best on the validation queries."}
     )
     metric_for_best_model: str | None = field(
-        default="ndcg@10", metadata={"help": "By which measure of the validation queries."}
+        default=None,
+        metadata={"help": "By which measure of the validation queries; default: NDCG at 10, or at the last cut-off."},
     )
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after so many evaluations without a better one; 0: never."}
@@ -54,7 +55,15 @@ class SemanticRetrievalTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.eval_strategy == "no":  # then none is known to be the best
             self.load_best_model_at_end = False
+            if self.early_stopping_patience:
+                raise ValueError("early_stopping_patience needs evaluations: eval_strategy is 'no'.")
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = f"ndcg@{10 if 10 in self.cutoffs else self.cutoffs[-1]}"
         super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor has no effect on Eq. 14: leave it at 0.")
+        if self.max_eval_queries is not None and self.max_eval_queries < 1:
+            raise ValueError(f"max_eval_queries is {self.max_eval_queries}; give at least 1, or none for all.")
         if not 0 <= self.document_share < 1 or self.document_epochs < 0:
             raise ValueError(
                 f"document_share is {self.document_share}, document_epochs {self.document_epochs}; the first is from "
@@ -64,6 +73,11 @@ class SemanticRetrievalTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"cutoffs is {self.cutoffs}; give whole numbers from 1 to num_beams, {self.num_beams}: a beam finds "
                 "no more documents than it is wide."
+            )
+        if self.metric_for_best_model.removeprefix("eval_") not in self.measures:
+            raise ValueError(
+                f"metric_for_best_model is {self.metric_for_best_model}; with these cutoffs there are "
+                f"{', '.join(self.measures)}."
             )
         if self.start_over and self.go_on:
             raise ValueError("start_over and go_on exclude each other: choose one.")

@@ -109,6 +109,8 @@ class Pairs:
         Raises:
             UnusablePairsError: a text without words, or a target that the index does not have.
         """
+        if not len(table):
+            raise UnusablePairsError(f"There are no {what}; expected at least one.")
         targets = list(table[target])
         known = set(index.document_ids)
         unknown = [(row, value) for row, value in enumerate(targets) if value not in known]

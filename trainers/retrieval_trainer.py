@@ -1,5 +1,6 @@
 """`SemanticRetrievalTrainer` teaches an indexer to write the ID of the document that a text asks for (Eq. 14)."""
 
+import hashlib
 from pathlib import Path
 
 import datasets
@@ -8,7 +9,8 @@ import torch
 from safetensors.torch import load_model
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from modeling_lmindexer import SemanticIndex
@@ -18,12 +20,12 @@ from .prefix_sampler import PrefixBatchSampler
 from .retrieval import Queries, Rankings, Searcher
 from .retrieval_args import SemanticRetrievalTrainingArguments
 from .retrieval_data import PairCollator, PairDataset, Pairs, UnusablePairsError
-from .run_settings import digest_of_weights
-from .staged_trainer import StagedTrainer
+from .run_settings import digest_of_weights, model_settings, named_settings
+from .staged_trainer import StagedTrainer, StopWithoutGain
 
 WARM_START, TASK = "warm-start", "task"
 _RESULT_SETTINGS = (
-    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cutoffs", "document_epochs", "document_share",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cutoffs", "document_epochs", "document_share", "eval_delay",
     "early_stopping_patience", "eval_steps", "eval_strategy", "fp16", "gradient_accumulation_steps", "learning_rate",
     "load_best_model_at_end", "lr_scheduler_type", "max_eval_queries", "max_grad_norm", "max_query_length",
     "max_steps", "metric_for_best_model", "num_beams", "num_train_epochs", "optim", "seed", "warmup_steps",
@@ -37,6 +39,9 @@ class SemanticRetrievalTrainer(StagedTrainer):
     One `train()` call makes the warm start, `document_epochs` of document → ID, if there is one, and then learns the
     task. The validation queries are searched as users will, by constrained beam search over the whole index; the best
     checkpoint by `metric_for_best_model` is what training ends with. Stopped, it goes on from its last checkpoint.
+
+    `model.config.max_source_length` grows to `max_query_length`, where that is more; documents are read as far as
+    before in this run. `max_steps` counts for the task alone.
 
     Args:
         model: an [`LMIndexerForSemanticID`], trained or new, or PEFT's model around one.
@@ -65,7 +70,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         documents: datasets.Dataset | None = None,
         **kwargs,
     ):
-        index.check_model(model.config)
+        index.check_model(model.config)  # before anything is read
         needs_documents = args.document_epochs > 0 or args.document_share > 0
         if needs_documents and documents is None:
             raise UnusablePairsError("document_epochs and document_share need documents: give their ids and texts.")
@@ -74,12 +79,8 @@ class SemanticRetrievalTrainer(StagedTrainer):
                 f"eval_strategy is {args.eval_strategy.value} and there are no validation queries."
             )
         self.index, self.tokenizer = index, processing_class
-        # An attached model keeps `encode` and `add` in step with what is trained here.
-        index.attach(model, processing_class)
-        self.length = args.max_query_length or model.config.max_source_length
-        # Documents are read as far as before, queries further if they are to be; the model cuts what is longer still.
         document_length = model.config.max_source_length
-        model.config.max_source_length = max(document_length, self.length)
+        self.length = args.max_query_length or document_length
         self.pairs = self.read(train_dataset, "target", "pairs", self.length)
         self.titles = None
         if needs_documents:
@@ -87,9 +88,12 @@ class SemanticRetrievalTrainer(StagedTrainer):
         self.queries = None
         if eval_dataset is not None:
             self.queries = self.read_queries(eval_dataset).sample(args.max_eval_queries, args.seed)
+        # An attached model keeps `encode` and `add` in step with what is trained here.
+        index.attach(model, processing_class)
+        model.config.max_source_length = max(document_length, self.length)
         task = PairDataset(self.pairs, self.titles, args.document_share, args.seed)
         super().__init__(model, args, train_dataset=task, eval_dataset=task if self.queries else None, **kwargs)
-        self.task, self.rankings = task, None
+        self.task, self.initial_weights = task, digest_of_weights(self.model)
 
     def read(self, table: datasets.Dataset, target: str, what: str, length: int) -> Pairs:
         """Pairs of a table."""
@@ -97,7 +101,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
 
     def read_queries(self, table: datasets.Dataset) -> Queries:
         """Queries of a table, read as far as those of training."""
-        return Queries.of(table, self.tokenizer, self.length)
+        return Queries.of(table, self.index, self.tokenizer, self.length)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -122,15 +126,21 @@ class SemanticRetrievalTrainer(StagedTrainer):
         is_task = name == TASK
         self.train_dataset, self.args.load_best_model_at_end = dataset, is_task and self.searches
         self.args.eval_strategy = self.settings.eval_strategy if is_task else "no"
+        self.args.max_steps = self.settings.max_steps if is_task else -1
         self.begin_stage(name, "document to ID" if not is_task else "text to ID", epochs,
                          self.settings.learning_rate, self.settings.seed + is_task)  # fmt: skip
         if figures is not None:
             self.load_weights(folder)
             self.model.to(self.args.device).eval()
             return figures
+        stops = StopWithoutGain(self.settings.early_stopping_patience, self.settings.metric_for_best_model)
+        checkpoint = self.state_of_run.last_checkpoint(name)
         if is_task and self.settings.early_stopping_patience:
-            self.add_callback(EarlyStoppingCallback(self.settings.early_stopping_patience))
-        super().train(resume_from_checkpoint=self.state_of_run.last_checkpoint(name))
+            self.add_callback(stops)
+        if checkpoint and is_task and stops.is_over(state_at(checkpoint)):
+            self.end_as(checkpoint)
+        else:
+            super().train(resume_from_checkpoint=checkpoint)
         figures = {"loss_curve": loss_curve(self.state.log_history), "evaluations": self.evaluations()}
         self.model = self.unwrap().eval()
         if self.args.process_index == 0:
@@ -138,6 +148,11 @@ class SemanticRetrievalTrainer(StagedTrainer):
             self.state_of_run.finish(name, figures)
         self.accelerator.wait_for_everyone()
         return figures
+
+    def end_as(self, checkpoint: str) -> None:
+        """Where a run was to stop after its last checkpoint, and was stopped by something else before it had ended."""
+        self.state = state_at(checkpoint)
+        self.load_weights(Path(self.state.best_model_checkpoint if self.args.load_best_model_at_end else checkpoint))
 
     @property
     def searches(self) -> bool:
@@ -159,11 +174,14 @@ class SemanticRetrievalTrainer(StagedTrainer):
 
     def run_settings(self) -> dict:
         """What the result of the run depends on, as JSON."""
-        values = {name: getattr(self.settings, name) for name in _RESULT_SETTINGS}
-        return {name: getattr(value, "value", value) for name, value in values.items()} | {
+        codes = hashlib.sha256(repr(self.index.document_ids).encode() + self.index.codes.tobytes()).hexdigest()
+        return named_settings(self.settings, _RESULT_SETTINGS) | {
+            **model_settings(self.model.config),
             "pairs": self.pairs.digest(),
             "documents": self.titles.digest() if self.titles else None,
-            "initial_weights": digest_of_weights(self.model),
+            "queries": self.queries.digest() if self.queries else None,
+            "index": codes,
+            "initial_weights": self.initial_weights,
             "global_batch_size": self.args.per_device_train_batch_size * self.args.world_size,
         }
 
@@ -210,8 +228,20 @@ class SemanticRetrievalTrainer(StagedTrainer):
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Figures of the validation queries, or of other [`Queries`], by constrained search over the whole index."""
-        queries = eval_dataset if isinstance(eval_dataset, Queries) else self.queries
+        """Figures of the validation queries, or of others, by constrained search over the whole index.
+
+        Args:
+            eval_dataset: [`Queries`], or a table of them, see [`Queries.of`]; default: the validation queries.
+            ignore_keys: without effect.
+            metric_key_prefix: of the figures' names.
+        """
+        queries = eval_dataset
+        if queries is None or queries is self.eval_dataset:
+            queries = self.queries
+        elif not isinstance(queries, Queries):
+            queries = self.read_queries(queries)
+        if queries is None:
+            raise UnusablePairsError("There are no validation queries: give eval_dataset to the trainer, or here.")
         figures = self.rank(queries).figures(queries, self.settings.measures).means()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(dict(metrics))  # which adds the epoch
@@ -237,3 +267,8 @@ class SemanticRetrievalTrainer(StagedTrainer):
             ]
             for entry in entries
         ]
+
+
+def state_at(checkpoint: str) -> TrainerState:
+    """Trainer's state in a checkpoint."""
+    return TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))

@@ -4,8 +4,9 @@ import hashlib
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
-from modeling_lmindexer import LMIndexerForSemanticID
+from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 
 from .documents import IndexingDataset
 from .training_args import SemanticIDTrainingArguments
@@ -29,16 +30,24 @@ def run_settings(
     args: SemanticIDTrainingArguments, model: LMIndexerForSemanticID, documents: IndexingDataset, world_size: int
 ) -> dict:
     """Settings, shape and initial weights of the model, and documents, as JSON."""
-    values = {name: getattr(args, name) for name in RESULT_SETTINGS}
-    config = model.config
-    backbone = {f"backbone_{name}": value for name, value in config.backbone_config.to_diff_dict().items()}
-    shape = {n: v for n, v in (config.to_diff_dict() | backbone).items() if not n.endswith(NO_SETTINGS)}
-    return {name: getattr(value, "value", value) for name, value in values.items()} | {
-        **shape,
+    return named_settings(args, RESULT_SETTINGS) | {
+        **model_settings(model.config),
         "documents": documents.digest(),
         "initial_weights": digest_of_weights(model),
         "global_batch_size": args.per_device_train_batch_size * world_size,
     }
+
+
+def named_settings(args: TrainingArguments, names: tuple[str, ...]) -> dict:
+    """Settings of a trainer, as JSON."""
+    values = {name: getattr(args, name) for name in names}
+    return {name: getattr(value, "value", value) for name, value in values.items()}
+
+
+def model_settings(config: LMIndexerConfig) -> dict:
+    """What a result depends on in a model's configuration, its backbone's beside it, as JSON."""
+    backbone = {f"backbone_{name}": value for name, value in config.backbone_config.to_diff_dict().items()}
+    return {n: v for n, v in (config.to_diff_dict() | backbone).items() if not n.endswith(NO_SETTINGS)}
 
 
 def digest_of_weights(module: nn.Module, beside: str = "") -> str:

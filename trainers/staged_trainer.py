@@ -4,11 +4,34 @@ import copy
 from pathlib import Path
 
 import torch
-from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from .progress import HintEpoch, StageProgress
 from .run_state import RunState
+
+
+class StopWithoutGain(TrainerCallback):
+    """Stops after so many evaluations in a row without a better one, also across a stop and a new start.
+
+    transformers' own callback begins to count anew where a run goes on.
+
+    Args:
+        patience: evaluations; 0 for never.
+        measure: by which they are compared, higher is better.
+    """
+
+    def __init__(self, patience: int, measure: str):
+        self.patience, self.measure = patience, f"eval_{measure.removeprefix('eval_')}"
+
+    def is_over(self, state: TrainerState) -> bool:
+        """Whether the last evaluations so far were that many without a gain."""
+        values = [entry[self.measure] for entry in state.log_history if self.measure in entry]
+        return bool(self.patience and values) and len(values) - 1 - values.index(max(values)) >= self.patience
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self.is_over(state):
+            control.should_training_stop = True
 
 
 class StagedTrainer(Trainer):

@@ -1,4 +1,4 @@
-"""A BEIR folder becomes pairs and queries: `corpus.jsonl`, `queries.jsonl`, `qrels/<split>.tsv`, also as .gz."""
+"""A BEIR folder becomes pairs and queries: `corpus.jsonl`, `queries.jsonl`, both also as .gz, `qrels/<split>.tsv`."""
 
 from pathlib import Path
 
@@ -91,6 +91,10 @@ def held_out(qrels: dict[str, dict], share: float, seed: int) -> tuple[dict, dic
     """A seeded share of the queries, for validation where a folder has none, and the others: `(others, held out)`."""
     names = list(qrels)
     chosen = set(np.random.default_rng(seed).permutation(len(names))[: max(1, round(share * len(names)))].tolist())
+    if len(names) < 2:
+        raise CorpusError(
+            f"There are {len(names)} training queries; expected some to learn from and one to validate by."
+        )
     parts = [{query: qrels[query] for i, query in enumerate(names) if (i in chosen) == out} for out in (False, True)]
     return parts[0], parts[1]
 

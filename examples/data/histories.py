@@ -23,12 +23,12 @@ class History:
     items: list
 
 
-def read_histories(file: str | Path, item_ids: list, skip_missing: bool = False) -> list[History]:
+def read_histories(file: str | Path, item_ids: list | None, skip_missing: bool = False) -> list[History]:
     """The lines of a file, `user item item ...`, oldest first, also as .gz.
 
     Args:
         file: text in UTF-8, white space between ids.
-        item_ids: that have an ID, as written there.
+        item_ids: that have an ID, as written there; None for all, as text.
         skip_missing: whether histories may have other items; see [`read_histories_as`].
 
     Raises:
@@ -38,14 +38,14 @@ def read_histories(file: str | Path, item_ids: list, skip_missing: bool = False)
     path = Path(file).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"sequences_file={str(file)!r} is not a file (looked for {path.absolute()}).")
-    known, found, users = {str(item): item for item in item_ids}, [], {}
-    kind = type(item_ids[0])
+    known, found, users = {str(item): item for item in item_ids or []}, [], {}
+    kind = type(item_ids[0]) if item_ids else str
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             user, *items = line.split()
-            unknown = [item for item in items if item not in known]
+            unknown = [item for item in items if item not in known] if item_ids is not None else []
             if unknown and not skip_missing:
                 raise CorpusError(
                     f"{path}, line {number}: item {unknown[0]} has no semantic ID. Index it, remove it, or set "
@@ -55,6 +55,11 @@ def read_histories(file: str | Path, item_ids: list, skip_missing: bool = False)
                 raise CorpusError(
                     f"{path}, line {number}: user {user} has {len(items)} items; expected at least {_LEAST}, the last "
                     "for the test, the one before for validation."
+                )
+            if unknown and not any(item in known for item in items[:-2]):
+                raise CorpusError(
+                    f"{path}, line {number}: user {user} has no item with a semantic ID before the last two, so that "
+                    "there is nothing to read: remove the line."
                 )
             if user in users:
                 raise CorpusError(f"{path}, line {number}: user {user} has line {users[user]} already.")
@@ -84,18 +89,25 @@ def training_windows(histories: list[History], windows: str, seed: int) -> Itera
 
 
 def read_histories_as(
-    histories: list[History], render: Callable[[list], str], item_ids: list, windows: str, seed: int
+    histories: list[History],
+    render: Callable[[list], str],
+    item_ids: list,
+    windows: str,
+    seed: int,
+    repeats: bool = False,
 ) -> tuple[Dataset, Dataset, Dataset]:
     """Histories as the downstream trainer takes them: training pairs, validation queries and test queries.
 
-    What a user had before is `hidden` in a query: no item is recommended twice. Items without an ID are left out of
-    what is read, and are no targets of training; as the answer to a query they stay, and nobody finds them.
+    What a user had before is `hidden` in a query: no item is recommended twice, and an answer that the user has had
+    counts as not found, unless `repeats`. Items without an ID are left out of what is read, and are no targets of
+    training; as the answer to a query they stay, and nobody finds them.
 
     Args:
         histories: of all users.
         render: items, oldest first, as text.
         item_ids: that have an ID.
         windows, seed: see [`training_windows`].
+        repeats: whether things are bought again: nothing is hidden then.
     """
     known = set(item_ids)
 
@@ -115,9 +127,11 @@ def read_histories_as(
     for last in (2, 1):
         rows = []
         for history in histories:
-            before, answer = shown(history.items[:-last]), history.items[-last]
-            hidden = [item for item in dict.fromkeys(before) if item != answer]
-            rows.append({"id": history.user, "text": render(before), "relevant": [answer], "hidden": hidden})
+            before, hidden = shown(history.items[:-last]), []
+            if not repeats:
+                hidden = list(dict.fromkeys(before))
+            answer = [history.items[-last]]
+            rows.append({"id": history.user, "text": render(before), "relevant": answer, "hidden": hidden})
         queries.append(Dataset.from_list(rows, features=Features(features)))
     return Dataset.from_list(pairs, features=Features({"text": Value("string"), "target": ids})), *queries
 

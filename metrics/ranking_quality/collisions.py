@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .ranking import RankingError
+from .ranking import check_rankings
 
 
 def expected_figures(
@@ -24,7 +24,7 @@ def expected_figures(
         `recall@k` and `ndcg@k`, means over all queries of `qrels`.
 
     Raises:
-        RankingError: a document of two IDs, or a query without any relevant document.
+        RankingError: a document of two IDs, and where [`ranking_figures`] raises it.
 
     ```python
     >>> expected_figures({1: [["a", "b"]]}, {1: {"b": 1}}, [1])
@@ -32,13 +32,12 @@ def expected_figures(
 
     ```
     """
+    check_rankings({query: [doc for group in row for doc in group] for query, row in rankings.items()}, qrels)
     by_text = {str(query): row for query, row in rankings.items()}
     sums = {f"{name}@{k}": 0.0 for k in cutoffs for name in ("recall", "ndcg")}
     for query, judged in qrels.items():
         gains = {str(doc): gain for doc, gain in judged.items() if gain > 0}
-        if not gains:
-            raise RankingError(f"Query {query!r} has no relevant document: leave it out of the qrels.")
-        per_rank = _gains_by_rank(query, by_text.get(str(query), []), gains, max(cutoffs))
+        per_rank = _gains_by_rank(by_text.get(str(query), []), gains, max(cutoffs))
         ideal = np.sort(list(gains.values()))[::-1].astype(float)
         discounts = 1 / np.log2(np.arange(2, max(len(ideal), max(cutoffs)) + 2))
         for k in cutoffs:
@@ -48,14 +47,11 @@ def expected_figures(
     return {name: float(value) / len(qrels) for name, value in sums.items()}
 
 
-def _gains_by_rank(query, groups, gains: dict[str, int], depth: int) -> np.ndarray:
+def _gains_by_rank(groups, gains: dict[str, int], depth: int) -> np.ndarray:
     """Expected relevant documents and expected gain at every rank, `(2, depth)`."""
-    found, first, seen = np.zeros((2, depth)), 0, set()
+    found, first = np.zeros((2, depth)), 0
     for group in groups:
         names = [str(doc) for doc in group]
-        if seen & set(names) or len(set(names)) < len(names):
-            raise RankingError(f"Query {query!r} has a document twice in its ranking; expected it once.")
-        seen |= set(names)
         own = [gains[name] for name in names if name in gains]
         if names and first < depth:
             found[:, first : first + len(names)] += np.array([[len(own)], [sum(own)]]) / len(names)

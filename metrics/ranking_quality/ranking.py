@@ -67,7 +67,7 @@ def ranking_figures(
     """
     import ir_measures
 
-    _check(rankings, qrels)
+    check_rankings(rankings, qrels)
     parsed = {_parse(name): name for name in measures}
     judged = {str(query): {str(doc): int(gain) for doc, gain in row.items()} for query, row in qrels.items()}
     # trec_eval sorts by score and breaks ties by document id: falling scores keep the order.
@@ -84,16 +84,19 @@ def _parse(name: str):
     import ir_measures
 
     kind, _, cutoff = name.partition("@")
-    if kind not in MEASURES or not cutoff.isdigit() or int(cutoff) < 1:
+    if kind not in MEASURES or not cutoff.isdigit() or cutoff.startswith("0"):
         known = ", ".join(f"{kind}@k" for kind in MEASURES)
         raise RankingError(f"There is no measure {name!r}; there are {known}, with a whole number k above 0.")
     return getattr(ir_measures, MEASURES[kind]) @ int(cutoff)
 
 
-def _check(rankings, qrels) -> None:
+def check_rankings(rankings: Mapping[object, Sequence], qrels: Mapping[object, Mapping[object, int]]) -> None:
+    """Raises RankingError where [`ranking_figures`] does."""
     if not qrels:
         raise RankingError("There are no judged queries; expected at least one with a relevant document.")
     for query, row in qrels.items():
+        if any(gain != int(gain) for gain in row.values()):
+            raise RankingError(f"Query {query!r} has a gain that is no whole number: {list(row.values())}.")
         if not any(gain > 0 for gain in row.values()):
             raise RankingError(
                 f"Query {query!r} has no relevant document, so that no recall is defined: leave it out of the qrels."

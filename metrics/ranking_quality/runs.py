@@ -6,7 +6,8 @@ from pathlib import Path
 
 from .ranking import RankingError
 
-_STEP = 2e-4  # of scores that are written with four digits
+# Least differences of scores that are written with four digits and read in single precision.
+_STEP, _SHARE = 2e-4, 4e-7
 
 
 def write_run(path: str | Path, rankings: Mapping[object, Sequence], scores: Mapping[object, Sequence[float]] | None,
@@ -28,14 +29,14 @@ def write_run(path: str | Path, rankings: Mapping[object, Sequence], scores: Map
     lines = []
     for query, documents in rankings.items():
         own = scores[query] if scores is not None else [-rank for rank in range(1, len(documents) + 1)]
-        last = float("inf")
+        last = 0.0
         for rank, (document, score) in enumerate(zip(documents, own, strict=True), start=1):
             for what, value in (("query", query), ("document", document)):
                 if len(str(value).split()) != 1:
                     raise RankingError(
                         f"{what} id {value!r} has white space, which a TREC run cannot hold: rename it."
                     )
-            last = min(float(score), last - _STEP)
+            last = min(float(score), last - max(_STEP, _SHARE * abs(last))) if rank > 1 else float(score)
             lines.append(f"{query} Q0 {document} {rank} {last:.4f} {name}\n")
     path = Path(path)
     temporary = path.with_name(path.name + ".part")

@@ -39,8 +39,10 @@ def test_leave_one_out(histories):
     assert pairs.to_list() == [{"text": "1", "target": 2}, {"text": "1 2", "target": 3}, {"text": "2", "target": 3}]
     assert validation[0] == {"id": "u1", "text": "1 2 3", "relevant": [4], "hidden": [1, 2, 3]}
     assert test[0] == {"id": "u1", "text": "1 2 3 4", "relevant": [5], "hidden": [1, 2, 3, 4]}
-    assert validation[2] == {"id": "u3", "text": "2 3", "relevant": [2], "hidden": [3]}, "what comes again is found"
+    assert validation[2] == {"id": "u3", "text": "2 3", "relevant": [2], "hidden": [2, 3]}, "nothing twice"
     assert test[2]["hidden"] == [2, 3] and test["id"][:] == ["u1", "u2", "u3"]
+    again = read_histories_as(histories, str, [1, 2, 3, 4, 5], "sliding", 0, repeats=True)
+    assert again[1][2]["hidden"] == [] and again[1]["relevant"] == validation["relevant"]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,7 @@ def test_the_newest_comes_first(ids, words, expected):
         ("u 1 2 3\nv 1 9 2\n", "line 2: item 9 has no semantic ID. Index it, remove it, or set --skip_missing"),
         ("u 1 2\n", "line 1: user u has 2 items; expected at least 3"),
         ("u 1 2 3\nu 3 2 1\n", "line 2: user u has line 1 already"),
+        ("u 1 2 3\nv 8 9 1 2\n", "line 2: item 8 has no"),
         ("\n", "holds no histories"),
     ],
 )
@@ -68,6 +71,12 @@ def test_wrong_lines(tmp_path, lines, message):
         read_histories(tmp_path / "sequences.txt", [1, 2, 3])
     with pytest.raises(FileNotFoundError, match="sequences_file='none.txt' is not a file"):
         read_histories("none.txt", [1])
+
+
+def test_a_user_of_whom_nothing_can_be_read(tmp_path):
+    (tmp_path / "sequences.txt").write_text("u 1 2 3\nv 8 9 1 2\n")
+    with pytest.raises(CorpusError, match="line 2: user v has no item with a semantic ID before the last two"):
+        read_histories(tmp_path / "sequences.txt", [1, 2, 3], skip_missing=True)
 
 
 def test_nothing_to_learn(tmp_path):

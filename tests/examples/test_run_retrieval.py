@@ -59,7 +59,7 @@ def recommendation(base: Path, out: Path, *more) -> list:
 def recommender(base, tmp_path_factory):
     """Arguments and the folder of a run that reads IDs and text, done once by the first test that needs it."""
     out = tmp_path_factory.mktemp("out") / "rec"
-    return recommendation(base, out, "--index", base / "index", "--document_epochs", 1), out
+    return recommendation(base, out, "--index", base / "index", "--document_epochs", 1, "--max_query_length", 16), out
 
 
 @pytest.mark.slow
@@ -68,6 +68,7 @@ def test_recommendation_from_nothing(base, recommender, run_script):
     arguments, out = recommender
     printed = run_script("run_retrieval", *arguments)
     assert "24 documents, 60 training pairs, 20 validation and 20 test queries" in printed
+    assert "100.0% of the test queries fill max_query_length, 16 tokens, and are cut there." in printed
     assert "| test  | 20      |" in printed
     run, metrics = read_run(out / "run.test.trec"), json.loads((out / "metrics.json").read_text())
     histories = {line.split()[0]: line.split()[1:] for line in (base / "sequences.txt").read_text().splitlines()}
@@ -136,6 +137,8 @@ def test_no_ids(base, tmp_path, run_script):
     assert "There are no IDs: give an indexer's folder" in run_script(
         "run_retrieval", *recommendation(base, tmp_path), ok=False
     )
+    from_nothing = recommendation(base, tmp_path, "--index", base / "index", "--lora_rank", 4)
+    assert "--lora_rank adapts a pretrained model" in run_script("run_retrieval", *from_nothing, ok=False)
     arguments = ["--task", "recommendation", "--output_dir", tmp_path, *TINY, "--index", base / "index"]
     assert "needs --items_file and --sequences_file" in run_script("run_retrieval", *arguments, ok=False)
 

@@ -94,6 +94,8 @@ def test_single_places_are_a_plain_ranking():
         ({}, {}, ["recall@1"], "no judged queries"),
         ({1: ["a"]}, {1: {"a": 1}}, ["recal@1"], "no measure 'recal@1'; there are recall@k"),
         ({1: ["a"]}, {1: {"a": 1}}, ["recall@0"], "no measure 'recall@0'"),
+        ({1: ["a"]}, {1: {"a": 1}}, ["recall@1", "recall@01"], "no measure 'recall@01'"),
+        ({1: ["a"]}, {1: {"a": 0.5}}, ["recall@1"], "Query 1 has a gain that is no whole number"),
         ({1: ["a"]}, {1: {"a": 1}}, ["recall"], "no measure 'recall'"),
     ],
 )
@@ -103,7 +105,7 @@ def test_what_cannot_be_evaluated(ranked, qrels, measures, message):
 
 
 def test_a_document_of_two_ids():
-    with pytest.raises(RankingError, match="Query 1 has a document twice"):
+    with pytest.raises(RankingError, match="Query 1 has document 'a' twice"):
         expected_figures({1: [["a", "b"], ["a"]]}, {1: {"a": 1}}, [1])
 
 
@@ -141,7 +143,7 @@ def test_intervals():
 @settings(max_examples=30, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["1", "u2"]), st.lists(st.sampled_from(DOCUMENTS), unique=True, min_size=1)),
-    st.lists(st.sampled_from([0.0, -1.25, -1.250001, -1e3]), min_size=7, max_size=7),
+    st.lists(st.sampled_from([0.0, -1.25, -1.250001, -1e3, -54321.0]), min_size=7, max_size=7),
 )
 def test_runs_are_read_as_they_were_ranked(tmp_path_factory, ranked, scores):
     """Also by tools that sort by score in single precision, with equal scores."""

@@ -19,7 +19,7 @@ def test_ids_are_read_code_by_code(tmp_path, kind):
     corpus, tokenizer = tiny_corpus(), tiny_tokenizer()
     index, model = tiny_index(corpus), tiny_indexer(kind, num_reconstructor_layers=0)
     words, before = len(tokenizer), model.get_input_embeddings().weight.clone()
-    add_id_tokens(model, tokenizer, index)
+    add_id_tokens(model, tokenizer, index, 0)
     weight = model.get_input_embeddings().weight
     assert len(tokenizer) == len(weight) == words + 6 + 4 + 16
     assert torch.equal(weight[:words], before), "words stay as they are"
@@ -34,7 +34,7 @@ def test_ids_are_read_code_by_code(tmp_path, kind):
     assert len(tokenizer(history)["input_ids"]) == 3 + 1 + 3 + 1
 
     again = weight.clone()
-    add_id_tokens(model, tokenizer, index)
+    add_id_tokens(model, tokenizer, index, 0)
     assert torch.equal(model.get_input_embeddings().weight, again), "nothing is added twice"
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -46,14 +46,14 @@ def test_ids_are_read_code_by_code(tmp_path, kind):
 def test_what_cannot_read_ids():
     tokenizer, index = tiny_tokenizer(), tiny_index(tiny_corpus())
     with pytest.raises(ValueError, match="num_reconstructor_layers=0"):
-        add_id_tokens(tiny_indexer(), tokenizer, index)
+        add_id_tokens(tiny_indexer(), tokenizer, index, 0)
     with pytest.raises(ValueError, match="come from different runs"):
-        add_id_tokens(tiny_indexer(num_reconstructor_layers=0), tokenizer, tiny_index(tiny_corpus(), (5, 4)))
+        add_id_tokens(tiny_indexer(num_reconstructor_layers=0), tokenizer, tiny_index(tiny_corpus(), (5, 4)), 0)
 
 
 def test_a_model_with_more_room_than_the_index():
     tokenizer, index = tiny_tokenizer(), tiny_index(tiny_corpus())
     model = tiny_indexer(num_reconstructor_layers=0, num_disambiguation_codes=20)
     words = len(tokenizer)
-    add_id_tokens(model, tokenizer, index)
+    add_id_tokens(model, tokenizer, index, 0)
     assert len(tokenizer) == words + 6 + 4 + 16

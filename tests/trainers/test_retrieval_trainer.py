@@ -136,6 +136,59 @@ def test_it_stops_when_nothing_gets_better(tmp_path):
     assert [share for share, _ in trainer.train()[TASK]["evaluations"]] == pytest.approx([1 / 9, 2 / 9, 3 / 9])
 
 
+@pytest.mark.parametrize("place", [(TASK, 9), (TASK, 12), "before the end"])
+def test_patience_goes_on_where_it_was(tmp_path, place):
+    """Evaluations of 4 steps; without a rate none is better than the first, and the third is the last."""
+    settings = {"num_train_epochs": 9, "learning_rate": 0.0, "early_stopping_patience": 2}
+    whole = retrieval_trainer(tmp_path / "whole", **settings)
+    expected = whole.train()
+    assert len(expected[TASK]["evaluations"]) == 3
+    stopped = retrieval_trainer(tmp_path / "stopped", **settings)
+    if place == "before the end":
+        stopped.state_of_run.finish = lambda *values: (_ for _ in ()).throw(Stopped)
+    else:
+        stopped.add_callback(StopAt(stopped, *place))
+    with pytest.raises(Stopped):
+        stopped.train()
+    again = retrieval_trainer(tmp_path / "stopped", **settings)
+    assert again.train() == expected == again.train(), "a second call finds the run done"
+    assert all(torch.equal(again.model.state_dict()[name], value) for name, value in whole.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": lambda: tiny_indexer(dropout=0.5, num_reconstructor_layers=0)}, "dropout"),
+        ({"max_eval_queries": 5}, "max_eval_queries"),
+        ({"validation": lambda: tiny_task(tiny_corpus(), "other")}, "queries"),
+        ({"index": lambda: tiny_index(tiny_corpus(), seed=1)}, "index"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(tmp_path, changes, named):
+    """Whatever the result depends on, the shape of the model and what chooses the checkpoint with it."""
+    retrieval_trainer(tmp_path, num_train_epochs=0.25, eval_strategy="no").train()
+    settings = {"num_train_epochs": 0.25, "eval_strategy": "no"}
+    values = {name: value() if callable(value) else value for name, value in changes.items()}
+    with pytest.raises(ExistingRunError, match=rf"\b{named}\b.*: .* there, .* now"):
+        retrieval_trainer(tmp_path, **(settings | values)).train()
+
+
+def test_steps_are_counted_in_the_task(tmp_path):
+    trainer = retrieval_trainer(tmp_path, document_epochs=2, max_steps=3, queries=False)
+    steps = {}
+    trainer.add_callback(CountSteps(trainer, steps))
+    trainer.train()
+    assert steps == {WARM_START: 8, TASK: 3}
+
+
+class CountSteps(TrainerCallback):
+    def __init__(self, trainer, steps):
+        self.trainer, self.steps = trainer, steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps[self.trainer.stage_name] = state.global_step
+
+
 def table(**columns):
     return datasets.Dataset.from_dict(columns)
 
@@ -148,6 +201,9 @@ def table(**columns):
         ({"validation": table(id=[1], text=[" "], relevant=[["d000"]])}, "1 of 1 queries have no words"),
         ({"validation": table(id=[1, 1], text=["common1"] * 2, relevant=[["d000"]] * 2)}, "Queries share an id"),
         ({"validation": table(id=[1], text=["common1"], relevant=[["d000"]], gains=[[0]])}, "1 queries have no rel"),
+        ({"validation": table(id=[1], text=["common1"], relevant=[["d000"]], hidden=[["d9"]])}, "Query 1 hides 'd9'"),
+        ({"train": table(text=[], target=[])}, "There are no pairs"),
+        ({"validation": table(id=[], text=[], relevant=[])}, "There are no queries"),
         ({"queries": False, "eval_strategy": "epoch"}, None),
     ],
 )
@@ -173,6 +229,10 @@ def test_missing_parts_are_named(tmp_path):
         ({"document_share": 1.0}, "document_share is 1.0"),
         ({"cutoffs": [50]}, r"cutoffs is \[50\]; .* num_beams, 10"),
         ({"start_over": True, "go_on": True}, "exclude each other"),
+        ({"metric_for_best_model": "ndcg@10"}, "metric_for_best_model is ndcg@10; .* there are recall@1, ndcg@1, "),
+        ({"queries": False, "early_stopping_patience": 1}, "early_stopping_patience needs evaluations"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no effect"),
+        ({"max_eval_queries": 0}, "max_eval_queries is 0"),
     ):
         with pytest.raises(ValueError, match=message):
             retrieval_trainer(tmp_path, **wrong)
@@ -183,7 +243,7 @@ def test_search_does_not_depend_on_the_batch(batch_size):
     """Hidden documents are no answers, and others take their places."""
     corpus = tiny_corpus()
     table = tiny_task(corpus, "test").add_column("hidden", [[corpus["id"][i]] * (i % 2) for i in range(60)])
-    queries = Queries.of(table, tiny_tokenizer(), 32)
+    queries = Queries.of(table, tiny_index(corpus), tiny_tokenizer(), 32)
     model, index = tiny_indexer(num_reconstructor_layers=0), tiny_index(corpus)
 
     def search(size, queries):
@@ -215,5 +275,9 @@ def test_trainer_evaluates_other_queries(tmp_path):
     figures = trainer.evaluate(other, metric_key_prefix="test")
     rankings = trainer.rank(other)
     assert figures["test_recall@5"] == rankings.figures(other, ["recall@5"]).means()["recall@5"]
+    assert trainer.evaluate(tiny_task(corpus, "test"), metric_key_prefix="test") == figures, "a table does, too"
+    assert trainer.settings.metric_for_best_model == "recall@5"
+    with pytest.raises(UnusablePairsError, match="There are no validation queries"):
+        retrieval_trainer(tmp_path, queries=False).evaluate()
     assert {len(documents) for documents in rankings.documents.values()} == {10}
     assert isinstance(trainer, Trainer)
