@@ -10,7 +10,7 @@
 `id_quality.yaml` holds families, data sets, sizes and grids. Every command appends to `results.jsonl` of one folder
 and leaves out the rows that are there; several may run at once. The family `pretrained` has one encoder, which stays
 as it is; `scratch` one per data set, made by `examples/adapt_encoder.py`, in folders of the sets' names; in `unfrozen`
-the encoder learns too, and all of a document is read: that wants a GPU, which is used where there is one.
+the encoder learns too, and reads more of a document: that wants a GPU, which is used where there is one.
 """
 
 import argparse

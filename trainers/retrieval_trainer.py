@@ -92,7 +92,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         index.attach(model, processing_class)
         model.config.max_source_length = max(document_length, self.length)
         task = PairDataset(self.pairs, self.titles, args.document_share, args.seed)
-        super().__init__(model, args, train_dataset=task, eval_dataset=task if self.queries else None, **kwargs)
+        super().__init__(model, args, train_dataset=task, eval_dataset=self.queries, **kwargs)
         self.task, self.initial_weights = task, digest_of_weights(self.model)
 
     def read(self, table: datasets.Dataset, target: str, what: str, length: int) -> Pairs:
@@ -124,7 +124,8 @@ class SemanticRetrievalTrainer(StagedTrainer):
         """One of the two, from where it stands; ends with its weights in the model and in its folder."""
         folder, figures = self.state_of_run.folder(name), self.state_of_run.result(name)
         is_task = name == TASK
-        self.train_dataset, self.args.load_best_model_at_end = dataset, is_task and self.searches
+        self.train_dataset = dataset
+        self.args.load_best_model_at_end = is_task and self.settings.load_best_model_at_end
         self.args.eval_strategy = self.settings.eval_strategy if is_task else "no"
         self.args.max_steps = self.settings.max_steps if is_task else -1
         self.begin_stage(name, "document to ID" if not is_task else "text to ID", epochs,
@@ -153,13 +154,6 @@ class SemanticRetrievalTrainer(StagedTrainer):
         """Where a run was to stop after its last checkpoint, and was stopped by something else before it had ended."""
         self.state = state_at(checkpoint)
         self.load_weights(Path(self.state.best_model_checkpoint if self.args.load_best_model_at_end else checkpoint))
-
-    @property
-    def searches(self) -> bool:
-        """Whether the task is evaluated while it is learned, and its best checkpoint kept."""
-        return (
-            self.queries is not None and self.settings.eval_strategy != "no" and self.settings.load_best_model_at_end
-        )
 
     def load_weights(self, folder: Path) -> None:
         """Weights of a checkpoint, or of a stage that is done."""
@@ -208,9 +202,11 @@ class SemanticRetrievalTrainer(StagedTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Eq. 14: the cross-entropy of every position's code, summed, in the mean over the global batch's pairs."""
-        counts, labels = inputs.pop("counts"), inputs["labels"]
-        outputs = model(**inputs)
-        offsets = self.unwrap_for_reading(model).config.position_offsets
+        counts, labels = inputs.pop("counts"), inputs.pop("labels")
+        plain = self.unwrap_for_reading(model)
+        # Without labels, for the model would compute a loss of its own, in which fillers count.
+        outputs = model(**inputs, decoder_input_ids=plain.prepare_decoder_input_ids_from_labels(labels))
+        offsets = plain.config.position_offsets
         terms = [
             F.cross_entropy(scores.float(), labels[:, position] - offsets[position], reduction="none")
             for position, scores in enumerate(outputs.code_logits)
@@ -235,10 +231,8 @@ class SemanticRetrievalTrainer(StagedTrainer):
             ignore_keys: without effect.
             metric_key_prefix: of the figures' names.
         """
-        queries = eval_dataset
-        if queries is None or queries is self.eval_dataset:
-            queries = self.queries
-        elif not isinstance(queries, Queries):
+        queries = self.queries if eval_dataset is None else eval_dataset
+        if isinstance(queries, datasets.Dataset):
             queries = self.read_queries(queries)
         if queries is None:
             raise UnusablePairsError("There are no validation queries: give eval_dataset to the trainer, or here.")

@@ -146,12 +146,9 @@ def history_text(texts: dict, id_texts: dict | None, max_items: int, max_words: 
         max_words: see above.
     """
     short = {item: " ".join(text.split()[:max_words]) for item, text in texts.items()}
+    sources = [source for source in (id_texts, short) if source]
 
     def render(items: list) -> str:
-        newest = items[::-1][:max_items]
-        parts = ([id_texts[item]] if id_texts else [] for item in newest)
-        return " ".join(
-            " ".join([*part, *([short[item]] if short else [])]) for part, item in zip(parts, newest, strict=True)
-        )
+        return " ".join(source[item] for item in items[::-1][:max_items] for source in sources)
 
     return render
