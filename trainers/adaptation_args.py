@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
+from .staged_args import StagedTrainingArguments
 
 OBJECTIVES = ("simcse", "mlm", "words")
 # What an adapted encoder depends on besides its objectives: with one of these changed, it is another one.
@@ -15,7 +15,7 @@ _RESULT_SETTINGS = (
 
 
 @dataclass
-class AdaptationArguments(TrainingArguments):
+class AdaptationArguments(StagedTrainingArguments):
     """Settings of [`adapt_encoder`]; the defaults suit a pretrained encoder.
 
     `objective` is a sum of: `simcse`, two dropout passes of a document find each other among the batch (Gao et al.,
@@ -54,12 +54,6 @@ class AdaptationArguments(TrainingArguments):
     logging_steps: float = field(default=0.1, metadata={"help": "Steps, or share of the steps, between logs."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept."})
-    start_over: bool = field(
-        default=False, metadata={"help": "Delete what another run left in the output folder, and begin."}
-    )
-    go_on: bool = field(
-        default=False, metadata={"help": "Continue the run in the output folder although settings have changed."}
-    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,8 +73,6 @@ class AdaptationArguments(TrainingArguments):
                 f"temperature is {self.temperature} and mlm_probability {self.mlm_probability}; "
                 "the one is above 0, the other between 0 and 1."
             )
-        if self.start_over and self.go_on:
-            raise ValueError("start_over and go_on exclude each other: choose one.")
 
     @property
     def weights(self) -> dict[str, float]:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
+from .staged_args import StagedTrainingArguments
 
 
 @dataclass
-class SemanticRetrievalTrainingArguments(TrainingArguments):
+class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
     """Settings of [`SemanticRetrievalTrainer`]; `num_train_epochs` counts passes over the task's pairs."""
 
     num_train_epochs: float = field(default=20, metadata={"help": "Epochs over the pairs of the task."})
@@ -45,12 +45,6 @@ class SemanticRetrievalTrainingArguments(TrainingArguments):
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after so many evaluations without a better one; 0: never."}
     )
-    start_over: bool = field(
-        default=False, metadata={"help": "Delete what another run left in the output folder, and begin."}
-    )
-    go_on: bool = field(
-        default=False, metadata={"help": "Continue the run in the output folder although settings have changed."}
-    )
 
     def __post_init__(self):
         if self.eval_strategy == "no":  # then none is known to be the best
@@ -79,8 +73,6 @@ class SemanticRetrievalTrainingArguments(TrainingArguments):
                 f"metric_for_best_model is {self.metric_for_best_model}; with these cutoffs there are "
                 f"{', '.join(self.measures)}."
             )
-        if self.start_over and self.go_on:
-            raise ValueError("start_over and go_on exclude each other: choose one.")
         # Rankings are better when their figures are higher; Trainer believes so of few names.
         self.greater_is_better = True
 

@@ -4,11 +4,12 @@ import copy
 from pathlib import Path
 
 import torch
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from .progress import HintEpoch, StageProgress
 from .run_state import RunState
+from .staged_args import StagedTrainingArguments
 
 
 class StopWithoutGain(TrainerCallback):
@@ -39,14 +40,13 @@ class StagedTrainer(Trainer):
     are whole or ignored, and no optimizer, schedule or wrapping left over from the stage before.
 
     Args:
-        model, args, kwargs: as for Trainer, with `start_over` and `go_on` among `args`; these are copied, since stages
-            set folder, epochs and rate for themselves.
+        model, args, kwargs: as for Trainer; `args` are copied: stages set folder, epochs and rate for themselves.
     """
 
     # compute_loss divides by the documents of all accumulated batches itself.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model, args: TrainingArguments, **kwargs):
+    def __init__(self, model, args: StagedTrainingArguments, **kwargs):
         self.run_dir, self.settings = Path(args.output_dir), args
         own = copy.copy(args)
         # Trainer would delete the old checkpoint before the new one is known to be whole, and upload stages.

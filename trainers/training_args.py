@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
-
 from modeling_lmindexer.code_choice import CODE_CHOICES, CodeChoice
+
+from .staged_args import StagedTrainingArguments
 
 
 def value_at(position: int, values: list):
@@ -13,7 +13,7 @@ def value_at(position: int, values: list):
 
 
 @dataclass
-class SemanticIDTrainingArguments(TrainingArguments):
+class SemanticIDTrainingArguments(StagedTrainingArguments):
     """Settings of [`SemanticIDTrainer`]; `num_train_epochs` counts for every discrete stage.
 
     The defaults suit a small model trained from scratch on a CPU within minutes. The paper's settings are in
@@ -171,12 +171,6 @@ class SemanticIDTrainingArguments(TrainingArguments):
     train_earlier_codebooks: bool = field(
         default=False, metadata={"help": "Let the codebooks of earlier positions drift, as in the authors' code."}
     )
-    start_over: bool = field(
-        default=False, metadata={"help": "Delete what another run left in the output folder, and begin."}
-    )
-    go_on: bool = field(
-        default=False, metadata={"help": "Continue the run in the output folder although settings have changed."}
-    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -209,8 +203,6 @@ class SemanticIDTrainingArguments(TrainingArguments):
                 f"encoder_rate_factor is {self.encoder_rate_factor}; it must be above 0. To keep the "
                 "encoder as it is, set freeze_encoder."
             )
-        if self.start_over and self.go_on:
-            raise ValueError("start_over and go_on exclude each other: choose one.")
 
     def choice_at(self, position: int) -> CodeChoice:
         """The settings of `code_choice` at a position, counted from 0, as the model takes them."""

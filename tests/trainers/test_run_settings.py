@@ -5,6 +5,7 @@ from tiny_training import make_trainer, tiny_arguments, tiny_indexer
 
 from trainers import SemanticIDTrainingArguments
 from trainers.run_settings import RESULT_SETTINGS, digest_of_weights, run_settings
+from trainers.staged_args import StagedTrainingArguments
 
 # Of our own settings, those that leave the stages of a run as they are: where files go, how often something is said or
 # kept, what happens to a folder with a run in it, and what the index makes of the codes when all stages are done.
@@ -15,7 +16,7 @@ OTHER_SETTINGS = {
 
 
 def test_every_setting_of_our_own_is_decided_on():
-    own = set(SemanticIDTrainingArguments.__annotations__)
+    own = set(SemanticIDTrainingArguments.__annotations__) | set(StagedTrainingArguments.__annotations__)
     # Together with the number of processes.
     assert own - set(RESULT_SETTINGS) - {"per_device_train_batch_size"} == OTHER_SETTINGS
     assert not OTHER_SETTINGS & set(RESULT_SETTINGS)
