@@ -11,19 +11,20 @@ TREC run per test split. Started again with the same settings after a stop, it g
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import datasets
 import numpy as np
 from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
 from data.beir import BeirFolder, held_out
 from data.histories import WINDOWS, history_text, read_histories, read_histories_as
+from data.new_documents import NewDocumentArguments, NewDocuments
 from data.shapes import MODEL_SIZES
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config
 from transformers.utils import logging
 
 from metrics.ranking_quality import confidence_interval, write_run
-from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
+from modeling_lmindexer import DocumentVectors, LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
 from trainers import (
     SemanticRetrievalTrainer,
     SemanticRetrievalTrainingArguments,
@@ -41,7 +42,7 @@ HISTORIES = ("text", "ids", "both")
 
 
 @dataclass
-class TaskArguments:
+class TaskArguments(NewDocumentArguments):
     """The task, its data, and how histories are read."""
 
     task: str = field(metadata={"help": "What is learned.", "choices": list(TASKS)})
@@ -76,6 +77,10 @@ class TaskArguments:
     )
     validation_share: float = field(
         default=0.125, metadata={"help": "Of the training queries, where a BEIR folder has no qrels/dev.tsv."}
+    )
+    rescoring_weight: float = field(
+        default=0.0,
+        metadata={"help": "Of the cosine of query and document, added to log p of the beam's documents; 0: none."},
     )
 
 
@@ -185,11 +190,17 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     with training.main_process_first(desc="data"):
         task = None if is_recommendation else load_beir(task_arguments, seed)
         documents = task.documents if task else load_corpus(corpus_of(task_arguments))
+    new = NewDocuments.choose(task_arguments, documents, seed)
     model, tokenizer, index = load_start(start, list(documents["text"]), seed)
     if is_recommendation:
         task = load_recommendation(task_arguments, documents, index, seed)
         if reads_ids:
             add_id_tokens(model, tokenizer, index, seed)
+    if new:
+        index.attach(model.to(training.device), tokenizer)
+        reads = training.document_epochs > 0 or training.document_share > 0
+        index = new.set_apart(index, is_own=start.index is None, reads_documents=reads)
+        task = replace(task, pairs=new.of(task.pairs, "target", False), validation=new.judged(task.validation, "seen"))
     if start.lora_rank:
         model = with_adapter(model, start.lora_rank, seed)
     if is_main:
@@ -199,8 +210,9 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
             f"and {queries} queries; {index}", flush=True,
         )  # fmt: skip
     trainer = SemanticRetrievalTrainer(
-        model, training, task.pairs, index, tokenizer, eval_dataset=task.validation, documents=documents
-    )
+        model, training, task.pairs, index, tokenizer, eval_dataset=task.validation,
+        documents=new.of(documents, new=False) if new else documents,
+    )  # fmt: skip
     queries = {split: trainer.read_queries(table) for split, table in task.tests.items()}  # read before all the work
     cut = (np.concatenate([one.texts.lengths for one in queries.values()]) >= trainer.length).mean()
     if is_main and cut > 0:
@@ -208,26 +220,38 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     figures = trainer.train()
     if start.lora_rank:
         trainer.model = trainer.unwrap().merge_and_unload()
-    report(trainer, task, queries, task_arguments.task, figures, is_main)
+    index.attach(trainer.unwrap(), tokenizer)
+    if new:
+        trainer.index = new.bring_back(index)
+        queries |= {name: trainer.read_queries(table) for name, table in new.apart(task.tests).items()}
+    vectors = None
+    if task_arguments.rescoring_weight:
+        vectors = DocumentVectors.of(trainer.index, documents, task_arguments.rescoring_weight)
+        if trainer.queries:  # the weight is to be chosen by these
+            queries = {"validation": trainer.queries} | queries
+    report(trainer, task, queries, task_arguments.task, figures, vectors)
 
 
 def report(
-    trainer: SemanticRetrievalTrainer, task: Task, queries: dict[str, Queries], name: str, figures: dict, is_main: bool
-) -> None:
+    trainer: SemanticRetrievalTrainer, task: Task, queries: dict[str, Queries], name: str, figures: dict,
+    vectors: DocumentVectors | None,
+) -> None:  # fmt: skip
     """Searches the test queries, prints the figures, and writes the folder."""
     measures, rows, found = trainer.settings.measures, [], {}
     metrics = {"task": name, "documents": len(task.documents), "pairs": len(task.pairs), "stages": figures}
     for split, own in queries.items():
-        found[split] = rankings = trainer.rank(own)
+        found[split] = rankings = trainer.rank(own, vectors)
         measured = rankings.figures(own, measures)
         intervals = {measure: confidence_interval(values) for measure, values in measured.values.items()}
         metrics[split] = {"queries": len(own), "figures": measured.means(), "intervals": intervals}
         rows.append([split, len(own), *measured.means().values()])
-    if not is_main:
+    if trainer.args.process_index:
         return
     with whole_folder(trainer.run_dir, trainer.unwrap(), trainer.tokenizer, trainer.index, metrics) as folder:
         for split, rankings in found.items():
             write_run(folder / f"run.{split}.trec", rankings.documents, rankings.scores)
+        if vectors:
+            vectors.save_pretrained(folder)
     print(f"\n{format_table(['split', 'queries', *measures], rows)}\n\nModel folder: {trainer.run_dir}")
 
 
