@@ -29,7 +29,7 @@ from trainers import (
     SemanticRetrievalTrainingArguments,
 )
 from trainers.adapters import with_adapter
-from trainers.id_tokens import add_id_tokens, id_texts
+from trainers.id_tokens import ID_TOKENS, PREFIXES, add_id_tokens, id_texts
 from trainers.model_folder import whole_folder
 from trainers.report import format_table
 from trainers.retrieval import Queries
@@ -57,6 +57,13 @@ class TaskArguments:
     )
     history: str = field(
         default="both", metadata={"help": "What is read of an item in a history.", "choices": list(HISTORIES)}
+    )
+    id_tokens: str = field(
+        default=PREFIXES,
+        metadata={
+            "help": "How a history's IDs are read: a token per code, or per prefix, the longest one an item's own.",
+            "choices": list(ID_TOKENS),
+        },
     )
     skip_missing: bool = field(
         default=False,
@@ -137,7 +144,7 @@ def corpus_of(arguments: TaskArguments) -> CorpusArguments:
 def load_recommendation(arguments: TaskArguments, items, index: SemanticIndex, seed: int) -> Task:
     """Histories as text, as IDs, or as both."""
     texts = dict(zip(items["id"], items["text"], strict=True)) if arguments.history != "ids" else {}
-    ids = id_texts(index) if arguments.history != "text" else None
+    ids = id_texts(index, arguments.id_tokens) if arguments.history != "text" else None
     render = history_text(texts, ids, arguments.max_history, arguments.history_words)
     known = [item for item in index.document_ids if not texts or item in texts]
     histories = read_histories(arguments.sequences_file, known, arguments.skip_missing)
@@ -189,7 +196,7 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     if is_recommendation:
         task = load_recommendation(task_arguments, documents, index, seed)
         if reads_ids:
-            add_id_tokens(model, tokenizer, index, seed)
+            add_id_tokens(model, tokenizer, index, seed, task_arguments.id_tokens)
     if start.lora_rank:
         model = with_adapter(model, start.lora_rank, seed)
     if is_main:
