@@ -15,6 +15,7 @@ that needs no training, too.
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -82,10 +83,13 @@ def make_indexes(options: argparse.Namespace, plan: Plan) -> None:
     from quality.bench import Bench
     from quality.plan import read_plan as read_quality_plan
     from quality.rows import Results
+    from quality.tuning import BEST_NAME
 
+    results = Results(options.output_dir)  # where embeddings and unfinished runs are kept
+    shutil.copy(options.choices / BEST_NAME, results.folder / BEST_NAME)
     bench = Bench(
-        read_quality_plan(HERE / "id_quality.yaml"), plan.family, lambda _: options.encoder, options.data,
-        Results(options.choices), options.output_dir / "encoder_states",
+        read_quality_plan(HERE / "id_quality.yaml"), plan.family, lambda _: options.encoder, options.data, results,
+        results.folder / "encoder_states",
     )  # fmt: skip
     for kind, seed in dict.fromkeys((kind, seed) for _, _, kind, seed in asked(options, plan)):
         folder = index_folder(options, plan, kind, seed)

@@ -26,7 +26,8 @@ def make_index(bench: Bench, method: str, name: str, sizes: list[int], seed: int
     found = bench.find(bench.key("downstream", name, method, best_of(bench, method), sizes, seed))
     result = found.reassign()
     moved = (result.moved_at >= 0).mean()
-    SemanticIndex.from_codes(bench.corpus(name).ids, result.codes, sizes).save_pretrained(folder)
+    index = SemanticIndex.from_codes(bench.corpus(name).ids, result.codes, sizes, has_disambiguation=False)
+    index.save_pretrained(folder)
     print(
         f"{folder.name}: {len(result.codes):,} documents, {moved:.1%} moved, {found.minutes or 0:.1f} min", flush=True
     )
