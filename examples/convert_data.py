@@ -62,12 +62,15 @@ def named_inputs(source: Source, given: list[str]) -> dict[str, list[Path]]:
     return found
 
 
-def read_expected(expect: list[str], inputs: list[Path]) -> dict:
-    """What a SOURCE.json says, or what follows from sha256 sums alone."""
+def read_expected(expect: list[str], given: list[str], source: Source) -> dict:
+    """What a SOURCE.json says, or what follows from sha256 sums alone, which are in the order of --input."""
     if all(re.fullmatch("[0-9a-f]{64}", text) for text in expect):
-        if expect and len(expect) != len(inputs):
-            raise ValueError(f"--expect has {len(expect)} sums and --input {len(inputs)} files; expected as many.")
-        return {"inputs": [{"sha256": text} for text in expect]} if expect else {}
+        if expect and len(expect) != len(given):
+            raise ValueError(f"--expect has {len(expect)} sums and --input {len(given)} files; expected as many.")
+        by_role = sorted(
+            zip(given, expect, strict=False), key=lambda pair: source.roles.index(pair[0].partition("=")[0])
+        )
+        return {"inputs": [{"sha256": text} for _, text in by_role]} if expect else {}
     if len(expect) > 1:
         raise ValueError("--expect is one SOURCE.json, or a sha256 of 64 small hexadecimal digits per input.")
     try:
@@ -102,7 +105,7 @@ def convert(name: str, arguments: ConvertArguments, settings) -> dict:
         raise ValueError(f"output_dir={arguments.output_dir} is there already: remove it, or name another.")
     inputs = named_inputs(source, arguments.input)
     files = [(role, path) for role, paths in inputs.items() for path in paths]
-    expected = read_expected(arguments.expect, [path for _, path in files])
+    expected = read_expected(arguments.expect, arguments.input, source)
     found = {"source": name, "settings": asdict(settings)}
     found["inputs"] = [{"role": role, "file": path.name} | fingerprint(path) for role, path in files]
     check(found, expected)

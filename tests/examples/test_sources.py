@@ -1,19 +1,15 @@
-"""What converters of all sources share: draws, the 5-core, the forms, and a real set in them."""
+"""What converters of all sources share: draws, the 5-core, and the forms."""
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from data import CorpusError
-from data.histories import History, read_histories, training_windows
+from data.histories import History
 from data.sources.draws import core, draw
 from data.sources.forms import Recommendation
-from data.sources.paper import PAPER
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_sources import rows_of
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=60, unique=True), st.integers(0, 4))
@@ -56,18 +52,3 @@ def test_a_draw_is_the_same_for_everybody():
 def test_histories_have_items(tmp_path):
     with pytest.raises(CorpusError, match="User u has item b, which is not among the items"):
         Recommendation([{"id": "a"}], [History("u", ["a", "b"])]).write(tmp_path)
-
-
-@pytest.mark.skipif("LMINDEXER_DATA" not in os.environ, reason="LMINDEXER_DATA names no folder of data")
-def test_beauty_counts_as_in_the_paper(tmp_path):
-    folder = Path(os.environ["LMINDEXER_DATA"], "amazon_beauty_2014")
-    if not folder.is_dir():
-        pytest.skip("amazon_beauty_2014 is not there")
-    items = rows_of(folder / "items.jsonl.gz")
-    histories = read_histories(folder / "sequences.txt.gz", [item["id"] for item in items])
-    counts = Recommendation(items, histories).write(tmp_path)
-    paper = PAPER["Amazon-Beauty"]
-    assert {name: paper[name] for name in counts if name in paper} | {"interactions": 198_502} == counts
-    assert sum(1 for _ in training_windows(histories, "paper", 0)) == paper["train histories"]
-    places = [(user, item) for user, history in enumerate(histories) for item in history.items]
-    assert core(*np.array(places).T, 5).all()

@@ -1,12 +1,14 @@
 """Converters of recommendation data, on tiny files in the downloads' own formats, with what they are known to hold."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from data import CorpusArguments, CorpusError, load_corpus
-from data.histories import read_histories
+from data.histories import read_histories, training_windows
 from data.sources.files import text_lines
+from data.sources.paper import PAPER
 from tiny_sources import convert, lines, rows_of, write
 
 # Amazon.
@@ -197,3 +199,34 @@ def test_wrong_files_of_p5(tmp_path, sequences, message):
     write(files["datamaps"], '{"id2item": {}}')
     with pytest.raises(CorpusError, match="datamaps.json has no item2id; it has id2item"):
         convert("p5", tmp_path / "out", **files)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LMINDEXER_DATA" not in os.environ, reason="LMINDEXER_DATA names no folder of data")
+def test_beauty_as_the_download_and_back(tmp_path):
+    """The real set, written as the reviews and metadata that it is from, two events a day: the paper's counts."""
+    folder = Path(os.environ["LMINDEXER_DATA"], "amazon_beauty_2014")
+    if not folder.is_dir():
+        pytest.skip("amazon_beauty_2014 is not there")
+    items = {row["id"]: row for row in rows_of(folder / "items.jsonl.gz")}
+    histories = read_histories(folder / "sequences.txt.gz", list(items))
+    reviews = [
+        (f"A{history.user}", items[item]["asin"], place // 2)
+        for history in histories
+        for place, item in enumerate(history.items)
+    ]
+    meta = [
+        row | {"title": row["title"].replace("&", "&amp;"), "categories": [row["categories"]]}
+        for row in items.values()
+    ]
+    counts = convert("amazon_2014", tmp_path / "out", **amazon_2014(tmp_path, reviews, meta))
+    paper = PAPER["Amazon-Beauty"]
+    assert {name: counts[name] for name in paper if name in counts} == {
+        name: count for name, count in paper.items() if "histories" in name or name in ("items", "users")
+    }
+    assert counts["interactions"] == 198_502 and counts["items without title"] == counts["items without any text"] == 7
+    assert sum(1 for _ in training_windows(histories, "paper", 0)) == counts["train histories"]
+    found = {h.user: h.items for h in read_histories(tmp_path / "out" / "sequences.txt.gz", None)}
+    assert found == {f"A{h.user}": [items[item]["asin"] for item in h.items] for h in histories}
+    texts = {row["id"]: row for row in rows_of(tmp_path / "out" / "items.jsonl.gz")}
+    assert all(texts[row["asin"]]["title"] == row["title"] for row in items.values())

@@ -238,6 +238,7 @@ def test_msmarco_documents(tmp_path):
     ("role", "content", "message"),
     [
         ("collection", "7\ta\n8\tb\tc\n", "collection.tsv, line 2 has 3 values.* Expected 2 with tabs .*id, passage"),
+        ("collection", "", "4 of 4 relevant documents are not in"),
         ("collection", "7\ta\n8\tb\n", "2 of 4 relevant documents are not in"),
         ("collection", PASSAGES + "20\tagain\n", "Document 20 is there twice"),
         ("collection", PASSAGES + "7\tagain\n", "relevant documents are not in .*, or are there twice"),

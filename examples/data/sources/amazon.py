@@ -69,7 +69,7 @@ class AmazonSettings:
         default=5,
         metadata={
             "help": "Users and items with fewer interactions are left out, again and again until all have as many. "
-            "A published 5-core stays as it is."
+            "A published 5-core without repeated reviews stays as it is."
         },
     )
 
@@ -153,7 +153,7 @@ def _ratings(release: Release, path: Path) -> Iterator[tuple[str, str, int]]:
             check_columns(values, release.ratings, where)
             places = [values.index(name) for name in (release.user, release.item, release.time)]
             continue
-        if len(values) < len(release.ratings) or not _ASIN.fullmatch(values[places[1]]):
+        if len(values) <= max(3, *places) or not _ASIN.fullmatch(values[places[1]]):
             raise CorpusError(
                 f"{where} is {line[:80]!r}; expected {','.join(release.ratings)}, {release.item} of ten digits and "
                 "capitals. Is the file of another year?"
@@ -191,8 +191,12 @@ def _texts(release: Release, row: dict) -> dict:
 
 
 def text_counts(texts: dict[str, dict]) -> dict[str, int]:
-    """Items without this and that; one without anything has no metadata, or might as well have none."""
+    """Items without this and that; those without any text are what `--drop_empty_texts` leaves out."""
     counts = {
         f"items without {name}": sum(not row[name] for row in texts.values()) for name in ("title", "description")
     }
-    return counts | {"items without any text": sum(not any(row.values()) for row in texts.values())}
+    return counts | {
+        "items without any text": sum(
+            not any(text for name, text in row.items() if name != "categories") for row in texts.values()
+        )
+    }

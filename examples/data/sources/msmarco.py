@@ -91,7 +91,7 @@ def _queries(path: Path, judged: dict) -> dict[str, str]:
 
 def _collection(path: Path) -> Iterator[tuple[str, dict]]:
     """Id and document of every line."""
-    with_title = len(next(text_lines(path))[1].split("\t")) == len(_DOCUMENTS)
+    with_title = len(next(text_lines(path), (0, ""))[1].split("\t")) == len(_DOCUMENTS)
     for _, values in tsv_rows(path, *(_DOCUMENTS if with_title else _PASSAGES)):
         title = {"title": values[2]} if with_title else {}
         yield values[0], {"_id": values[0]} | title | {"text": values[-1]}

@@ -104,9 +104,10 @@ def _google(path: Path) -> Iterator[tuple[str, _Page]]:
 
 def _body(page: str) -> str:
     """A page's first paragraph and what follows, without tags, up to the last list but one."""
-    end, body = page.find("</P>"), page.rsplit(_LIST_END, 2)[0]
-    abstract, content = page[page.find("<P>") : end], body[end + len("</P>") :] if end >= 0 else body
-    return clean_text(_TAG.sub(" ", f"{abstract if end >= 0 else ''} {content}"))
+    head, end, _ = page.partition("</P>")
+    abstract = head.partition("<P>")[2] if end else ""
+    content = page.rsplit(_LIST_END, 2)[0][len(head + end) if end else 0 :]
+    return clean_text(_TAG.sub(" ", f"{abstract} {content}"))
 
 
 def _nci(path: Path) -> Iterator[tuple[str, _Page]]:

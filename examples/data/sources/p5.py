@@ -1,4 +1,4 @@
-"""The files of P5, made from Amazon's reviews of 2014 or from Yelp's: items by number and the histories of users."""
+"""The files of P5, made from Amazon's reviews of 2014: items by number and the histories of users."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ def convert_p5(inputs: dict[str, list[Path]], settings: P5Settings) -> Recommend
 
     Args:
         inputs: `sequences` (sequential_data.txt: `user item item ...`, oldest first), `datamaps` (datamaps.json, of
-            which `item2id` is read) and `meta` (Amazon's meta_X.json.gz).
+            which `item2id` is read) and `meta` (meta.json.gz, or Amazon's own).
 
     Raises:
         CorpusError: a line or a key that is none, or an item that is not in `item2id`.
