@@ -1,70 +1,146 @@
-"""What semantic IDs are good for: recommendation beside systems that count.
+"""What semantic IDs are good for: recommendation, product search, document retrieval, beside systems users would pick.
 
     export LMINDEXER_DATA=...
-    python benchmarks/downstream.py --set scientific
-    python benchmarks/downstream.py --set beauty --runs LMIndexer=outputs/recommender rq-VAE=outputs/rq_vae
+    python benchmarks/downstream.py index --set scientific --encoder all-MiniLM-L6-v2/
+    python benchmarks/downstream.py train --set scientific
+    python benchmarks/downstream.py record --set scientific --runs SASRec=outputs/sasrec SASRec:1=outputs/sasrec_1
+    python benchmarks/downstream.py tables
 
-Full ranking of the items that a user has not had, leave-one-out. `--runs` names folders of `run_retrieval.py`; the
-last column is the paired test of NDCG@10 against next-item co-occurrence, and in a row of its own stands the fusion of
-every run with it.
+`downstream.yaml` holds data sets, kinds of IDs and the ways to train. `index` makes the IDs with the choices of
+`id_quality.py`, `train` the generative models, and records their figures; both leave out what is there and go on after
+a stop. `record` takes in runs of other systems: `NAME[:SEED]=FOLDER` with `run.test.trec`. Figures of every query are
+kept in `--records`, so that `tables` can test any two systems; every generative model is there fused with the system
+that needs no training, too.
 """
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from data.histories import History, read_histories
-from tasks.counting import recommendations
+from tasks.identifiers import make_index
+from tasks.plan import Plan, read_plan
+from tasks.records import Records
+from tasks.systems import Judged
+from tasks.tables import table
+from tasks.training import command_of, train
 
-from metrics.ranking_quality import RankingFigures, fuse, paired_test, ranking_figures, read_run
-from trainers.report import format_table
-
-SETS = {"beauty": "amazon_beauty_2014", "scientific": "amazon_scientific_2018"}
-MEASURES = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
-COUNTED = "co-occurrence"
-_DEPTH = 20
-
-
-def figures_of_systems(histories: list[History], runs: dict[str, Path]) -> dict[str, RankingFigures]:
-    """Figures of all systems by name, those that count first."""
-    qrels = {history.user: {history.items[-1]: 1} for history in histories}
-    counted = recommendations(histories, _DEPTH, with_validation=False)
-    rankings = {
-        "popularity": recommendations(histories, _DEPTH, with_validation=False, counted=False),
-        COUNTED: counted,
-        f"{COUNTED}, validation counted": recommendations(histories, _DEPTH, with_validation=True),
-    }
-    for name, folder in runs.items():
-        rankings[name] = read_run(folder / "run.test.trec")
-        rankings[f"{name} + {COUNTED}"] = fuse([rankings[name], counted], _DEPTH)
-    return {name: ranking_figures(ranking, qrels, MEASURES) for name, ranking in rankings.items()}
+COMMANDS = ("index", "train", "record", "tables")
+HERE = Path(__file__).parent
 
 
-def table(figures: dict[str, RankingFigures]) -> str:
-    """One row per system."""
-    rows = []
-    for name, own in figures.items():
-        test = paired_test(own, figures[COUNTED], "ndcg@10") if name != COUNTED else None
-        rows.append([name, *own.means().values(), test and f"{test.difference:+.4f} (p {test.p_value:.4f})"])
-    return format_table(["system", *MEASURES, f"ndcg@10 less {COUNTED}'s"], rows, digits=4)
+def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, Plan]:
+    """The command line's options, and the plan that they name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = {name: commands.add_parser(name) for name in COMMANDS}
+    for name, command in add.items():
+        command.add_argument("--config", type=Path, default=HERE / "downstream.yaml")
+        command.add_argument("--records", type=Path, default=HERE.parent / "docs" / "benchmarks" / "downstream")
+        command.add_argument("--data", type=Path, default=os.environ.get("LMINDEXER_DATA"))
+        command.add_argument("--set", required=name != "tables", help="a data set of the configuration")
+    for name in ("index", "train"):
+        add[name].add_argument("--output_dir", type=Path, default=Path("outputs/downstream"))
+        add[name].add_argument("--identifiers", nargs="+", help="kinds of IDs; default: all of the rows")
+        add[name].add_argument("--seeds", type=int, nargs="+", help="default: all of the rows")
+    add["index"].add_argument("--encoder", type=Path, required=True, help="folder of the encoder that all IDs share")
+    add["index"].add_argument("--choices", type=Path, default=HERE.parent / "docs" / "benchmarks" / "id_quality")
+    add["train"].add_argument("--rows", nargs="+", help="ways to train; default: all")
+    add["record"].add_argument("--runs", nargs="*", default=[], metavar="NAME[:SEED]=FOLDER")
+    options = parser.parse_args(argv)
+    plan = read_plan(options.config)
+    for option, known in (("set", plan.sets), ("identifiers", plan.identifiers), ("rows", plan.rows)):
+        asked = getattr(options, option, None) or []
+        unknown = [name for name in ([asked] if isinstance(asked, str) else asked) if name not in known]
+        if unknown:
+            parser.error(f"--{option} {' '.join(unknown)}: expected {', '.join(known)}")
+    if options.data is None and options.command != "tables":
+        parser.error("set LMINDEXER_DATA or give --data: the folder of the data sets")
+    return options, plan
+
+
+def asked(options: argparse.Namespace, plan: Plan):
+    """Name, settings, kind of IDs and seed of every run that is asked for."""
+    for name, row in plan.rows.items():
+        if name not in (getattr(options, "rows", None) or plan.rows):
+            continue
+        for seed in options.seeds or row.seeds:
+            for kind in row.identifiers:
+                if kind in (options.identifiers or plan.identifiers):
+                    yield name, row.settings, kind, seed
+
+
+def index_folder(options: argparse.Namespace, plan: Plan, kind: str, seed: int) -> Path:
+    """Where the IDs of a kind are."""
+    return options.output_dir / "indexes" / f"{options.set}-{plan.identifiers[kind]}-{seed}"
+
+
+def make_indexes(options: argparse.Namespace, plan: Plan) -> None:
+    """The command `index`."""
+    from quality.bench import Bench
+    from quality.plan import read_plan as read_quality_plan
+    from quality.rows import Results
+    from quality.tuning import BEST_NAME
+
+    results = Results(options.output_dir)  # where embeddings and unfinished runs are kept
+    shutil.copy(options.choices / BEST_NAME, results.folder / BEST_NAME)
+    bench = Bench(
+        read_quality_plan(HERE / "id_quality.yaml"), plan.family, lambda _: options.encoder, options.data, results,
+        results.folder / "encoder_states",
+    )  # fmt: skip
+    for kind, seed in dict.fromkeys((kind, seed) for _, _, kind, seed in asked(options, plan)):
+        folder = index_folder(options, plan, kind, seed)
+        make_index(bench, plan.identifiers[kind], options.set, plan.sizes, seed, folder)
+
+
+def train_all(options: argparse.Namespace, plan: Plan) -> None:
+    """The command `train`."""
+    entry = plan.sets[options.set]
+    judged, records = Judged(entry, options.data), Records(options.records, options.set)
+    for row, settings, kind, seed in asked(options, plan):
+        name = f"{options.set}-{plan.identifiers[kind]}-{row.replace(' ', '_')}-{seed}"
+        folder = options.output_dir / "runs" / name
+        index = index_folder(options, plan, kind, seed)
+        train(command_of(entry, options.data, index, settings, seed, folder), folder)
+        judged.record(records, f"{kind}, {row}", seed, folder, fused=True)
+        print(f"{kind}, {row}, seed {seed}: {folder}", flush=True)
+
+
+def record(options: argparse.Namespace, plan: Plan) -> None:
+    """The command `record`: systems that need no training, and the runs that are named."""
+    judged, records = Judged(plan.sets[options.set], options.data), Records(options.records, options.set)
+    judged.record_untrained(records)
+    for run in options.runs:
+        name, _, folder = run.partition("=")
+        name, _, seed = name.partition(":")
+        if not folder or not (seed or "0").isdigit():
+            raise ValueError(f"--runs {run}: expected NAME=FOLDER or NAME:SEED=FOLDER")
+        judged.record(records, name, int(seed or 0), Path(folder), fused=True)
+
+
+def print_tables(options: argparse.Namespace, plan: Plan) -> None:
+    """The command `tables`."""
+    for name in [options.set] if options.set else plan.sets:
+        entry, records = plan.sets[name], Records(options.records, name)
+        for split in records.splits():
+            systems = records.read(split)
+            number = len(next(iter(next(iter(systems.values())).values())).queries)
+            own = [system for system in systems if system.startswith(f"{plan.own},") and "+" not in system][:1]
+            print(f"\n{name}, {split}, {number:,} queries\n")
+            print(table(systems, entry.measures, entry.tested, [entry.reference, *own]))
 
 
 def main() -> None:
-    """Reads the histories and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=SETS, required=True)
-    parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=FOLDER", help="of run_retrieval.py")
-    parser.add_argument("--data", type=Path, default=os.environ.get("LMINDEXER_DATA"), help="the data sets")
-    options = parser.parse_args()
-    if options.data is None:
-        parser.error("set LMINDEXER_DATA or give --data: the folder of the data sets")
-    runs = dict(run.split("=", 1) for run in options.runs)
-    file = Path(options.data) / SETS[options.set] / "sequences.txt.gz"
-    histories = read_histories(file, None)
-    print(f"{options.set}: {len(histories):,} users\n")
-    print(table(figures_of_systems(histories, {name: Path(folder) for name, folder in runs.items()})))
+    """Parses the arguments and runs."""
+    options, plan = parse_arguments()
+    run = {"index": make_indexes, "train": train_all, "record": record, "tables": print_tables}[options.command]
+    try:
+        run(options, plan)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from trainers import (
     SemanticRetrievalTrainingArguments,
 )
 from trainers.adapters import with_adapter
-from trainers.id_tokens import add_id_tokens, id_texts
+from trainers.id_tokens import ID_TOKENS, PREFIXES, add_id_tokens, id_texts
 from trainers.model_folder import whole_folder
 from trainers.report import format_table
 from trainers.retrieval import Queries
@@ -58,6 +58,13 @@ class TaskArguments(NewDocumentArguments):
     )
     history: str = field(
         default="both", metadata={"help": "What is read of an item in a history.", "choices": list(HISTORIES)}
+    )
+    id_tokens: str = field(
+        default=PREFIXES,
+        metadata={
+            "help": "How a history's IDs are read: a token per code, or per prefix, the longest one an item's own.",
+            "choices": list(ID_TOKENS),
+        },
     )
     skip_missing: bool = field(
         default=False,
@@ -142,7 +149,7 @@ def corpus_of(arguments: TaskArguments) -> CorpusArguments:
 def load_recommendation(arguments: TaskArguments, items, index: SemanticIndex, seed: int) -> Task:
     """Histories as text, as IDs, or as both."""
     texts = dict(zip(items["id"], items["text"], strict=True)) if arguments.history != "ids" else {}
-    ids = id_texts(index) if arguments.history != "text" else None
+    ids = id_texts(index, arguments.id_tokens) if arguments.history != "text" else None
     render = history_text(texts, ids, arguments.max_history, arguments.history_words)
     known = [item for item in index.document_ids if not texts or item in texts]
     histories = read_histories(arguments.sequences_file, known, arguments.skip_missing)
@@ -171,6 +178,14 @@ def load_start(arguments: StartArguments, texts: list[str], seed: int):
     return indexer_for(index, shape, seed, **length), tokenizer, index
 
 
+def without_new(new: NewDocuments, task: Task, index: SemanticIndex, start: StartArguments, training):
+    """Task and index to train with."""
+    reads = training.document_epochs > 0 or training.document_share > 0
+    index = new.set_apart(index, is_own=start.index is None, reads_documents=reads)
+    pairs, validation = new.of(task.pairs, "target", new=False), new.judged(task.validation, "seen")
+    return replace(task, pairs=pairs, validation=validation), index
+
+
 def run(task_arguments: TaskArguments, start: StartArguments, training: SemanticRetrievalTrainingArguments) -> None:
     """Loads, trains, measures and writes."""
     seed, is_main = training.seed, training.process_index == 0
@@ -195,12 +210,10 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     if is_recommendation:
         task = load_recommendation(task_arguments, documents, index, seed)
         if reads_ids:
-            add_id_tokens(model, tokenizer, index, seed)
+            add_id_tokens(model, tokenizer, index, seed, task_arguments.id_tokens)
     if new:
         index.attach(model.to(training.device), tokenizer)
-        reads = training.document_epochs > 0 or training.document_share > 0
-        index = new.set_apart(index, is_own=start.index is None, reads_documents=reads)
-        task = replace(task, pairs=new.of(task.pairs, "target", False), validation=new.judged(task.validation, "seen"))
+        task, index = without_new(new, task, index, start, training)
     if start.lora_rank:
         model = with_adapter(model, start.lora_rank, seed)
     if is_main:
@@ -220,25 +233,23 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     figures = trainer.train()
     if start.lora_rank:
         trainer.model = trainer.unwrap().merge_and_unload()
-    index.attach(trainer.unwrap(), tokenizer)
+    trainer.index.attach(trainer.unwrap(), tokenizer)
     if new:
-        trainer.index = new.bring_back(index)
-        queries |= {name: trainer.read_queries(table) for name, table in new.apart(task.tests).items()}
-    vectors = None
-    if task_arguments.rescoring_weight:
-        vectors = DocumentVectors.of(trainer.index, documents, task_arguments.rescoring_weight)
-        if trainer.queries:  # the weight is to be chosen by these
-            queries = {"validation": trainer.queries} | queries
-    report(trainer, task, queries, task_arguments.task, figures, vectors)
+        trainer.index = new.bring_back(trainer.index)
+        queries |= {split: trainer.read_queries(table) for split, table in new.apart(task.tests).items()}
+    report(trainer, task, queries, task_arguments, figures)
 
 
 def report(
-    trainer: SemanticRetrievalTrainer, task: Task, queries: dict[str, Queries], name: str, figures: dict,
-    vectors: DocumentVectors | None,
-) -> None:  # fmt: skip
+    trainer: SemanticRetrievalTrainer, task: Task, queries: dict[str, Queries], arguments: TaskArguments, figures: dict
+) -> None:
     """Searches the test queries, prints the figures, and writes the folder."""
-    measures, rows, found = trainer.settings.measures, [], {}
-    metrics = {"task": name, "documents": len(task.documents), "pairs": len(task.pairs), "stages": figures}
+    measures, rows, found, vectors = trainer.settings.measures, [], {}, None
+    metrics = {"task": arguments.task, "documents": len(task.documents), "pairs": len(task.pairs), "stages": figures}
+    if arguments.rescoring_weight:
+        vectors = DocumentVectors.of(trainer.index, task.documents, arguments.rescoring_weight)
+        if trainer.queries:  # the weight is to be chosen by these
+            queries = {"validation": trainer.queries} | queries
     for split, own in queries.items():
         found[split] = rankings = trainer.rank(own, vectors)
         measured = rankings.figures(own, measures)

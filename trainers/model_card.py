@@ -5,17 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-TEMPLATE = """---
-{{ card_data }}
----
-
-# {{ name }}
-
-Semantic IDs of {{ documents }} documents, learned without labels by
-[Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815): a language model reads a text and writes the
-ID of a document, from coarse to fine, restricted to the IDs that exist.
-
-## Use
+USE = """## Use
 
 ```python
 import modeling_lmindexer  # pip install lmindexer; registers the model
@@ -28,7 +18,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 index = SemanticIndex.from_pretrained(folder)
 trie = PrefixTreeLogitsProcessor.from_pretrained(folder)
 
-query = tokenizer("what to look for", return_tensors="pt")
+{{ query_code }}
 ids = model.generate(
     input_ids=query["input_ids"], attention_mask=query["attention_mask"],
     num_beams={{ beams }}, num_return_sequences={{ beams }}, logits_processor=trie,
@@ -38,7 +28,19 @@ print(index.documents_of(ids))
 
 Without the package: `AutoModel.from_pretrained(folder, trust_remote_code=True)`, then `model.load_index(folder)` and
 `model.load_prefix_tree(folder)`.
+"""
 
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+Semantic IDs of {{ documents }} documents, learned without labels by
+[Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815): a language model reads a text and writes the
+ID of a document, from coarse to fine, restricted to the IDs that exist.
+
+""" + USE + """
 ## Data
 
 {{ data }} ({{ documents }} documents). IDs have {{ positions }} learned positions with {{ sizes }} codes
@@ -72,6 +74,13 @@ share of the pairs with one prefix that get different codes.
 """
 
 
+TAGS = ["lmindexer", "semantic-ids", "generative-retrieval"]
+LICENCE = (
+    "The code is under Apache-2.0. The weights and IDs derive from the data above and from the backbone: their "
+    "licences apply; name yours with --licence."
+)
+
+
 @dataclass
 class CardContent:
     """What a card says; every text is plain, tables are Markdown."""
@@ -100,14 +109,10 @@ def write_card(content: CardContent, figures: list[str], path: Path) -> None:
     """
     data = ModelCardData(
         library_name="transformers",
-        tags=["lmindexer", "semantic-ids", "generative-retrieval"],
+        tags=TAGS,
         base_model=content.base_model,
         license=content.licence,
         datasets=content.datasets or None,
-    )
-    licence = content.licence or (
-        "The code is under Apache-2.0. The weights and IDs derive from the data above and from the backbone: their "
-        "licences apply; name yours with --licence."
     )
     card = ModelCard.from_template(
         data,
@@ -116,6 +121,7 @@ def write_card(content: CardContent, figures: list[str], path: Path) -> None:
         data=content.data,
         documents=f"{content.documents:,}",
         beams=min(20, content.documents),
+        query_code='query = tokenizer("what to look for", return_tensors="pt")',
         positions=len(content.codebook_sizes),
         counter=content.counter,
         sizes=" and ".join(map(str, content.codebook_sizes)),
@@ -125,6 +131,6 @@ def write_card(content: CardContent, figures: list[str], path: Path) -> None:
         figures=figures,
         # A document's text must not end the code block that it stands in.
         examples=content.examples.replace("```", "'''"),
-        licence=licence,
+        licence=content.licence or LICENCE,
     )
     path.write_text(str(card), encoding="utf-8")

@@ -15,6 +15,10 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or share of the steps, of warm-up."})
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "group_by_length: batches of texts of about one length; random: of any."},
+    )
     logging_steps: float = field(default=0.02, metadata={"help": "Steps, or share of the steps, between logs."})
     document_epochs: float = field(
         default=0.0, metadata={"help": "Warm start: epochs of document to ID before the task, whatever the IDs are."}

@@ -83,6 +83,17 @@ class PairDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self.num_pairs + self.num_documents
 
+    def documents_of(self, epoch: int) -> np.ndarray:
+        """Rows of the documents that an epoch shows, in the order in which it has them."""
+        return np.take(self.order, np.arange(self.num_documents) + epoch * self.num_documents, mode="wrap")
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """Tokens of all texts of an epoch."""
+        parts = [] if self.pairs is None else [self.pairs.texts.lengths]
+        if self.num_documents:
+            parts.append(self.documents.texts.lengths[self.documents_of(epoch)])
+        return np.concatenate(parts)
+
     def __getitem__(self, key: SampleKey | int) -> dict:
         row, epoch, weight = key if isinstance(key, tuple) else (int(key), 0, 1)
         source = self.pairs

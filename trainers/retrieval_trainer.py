@@ -16,6 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from modeling_lmindexer import DocumentVectors, SemanticIndex
 
 from .figures import loss_curve
+from .length_sampler import LengthBatchSampler
 from .prefix_sampler import PrefixBatchSampler
 from .retrieval import Queries, Rankings, Searcher
 from .retrieval_args import SemanticRetrievalTrainingArguments
@@ -28,8 +29,8 @@ _RESULT_SETTINGS = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cutoffs", "document_epochs", "document_share", "eval_delay",
     "early_stopping_patience", "eval_steps", "eval_strategy", "fp16", "gradient_accumulation_steps", "learning_rate",
     "load_best_model_at_end", "lr_scheduler_type", "max_eval_queries", "max_grad_norm", "max_query_length",
-    "max_steps", "metric_for_best_model", "num_beams", "num_train_epochs", "optim", "seed", "warmup_steps",
-    "weight_decay",
+    "max_steps", "metric_for_best_model", "num_beams", "num_train_epochs", "optim", "seed",
+    "train_sampling_strategy", "warmup_steps", "weight_decay",
 )  # fmt: skip
 
 
@@ -183,8 +184,11 @@ class SemanticRetrievalTrainer(StagedTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of a global batch; each process takes its part."""
-        rows = np.arange(len(self.train_dataset))
-        sampler = PrefixBatchSampler(rows, self.args.per_device_train_batch_size, self.args.world_size, self.args.seed)
+        shape = self.args.per_device_train_batch_size, self.args.world_size, self.args.seed
+        if self.args.train_sampling_strategy == "group_by_length":
+            sampler = LengthBatchSampler(self.train_dataset.lengths, *shape)
+        else:
+            sampler = PrefixBatchSampler(np.arange(len(self.train_dataset)), *shape)
         self.hint_epoch.sampler = sampler
         loader = DataLoader(
             self.train_dataset,

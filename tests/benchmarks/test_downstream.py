@@ -1,13 +1,15 @@
 """Recommendation by counting, by hand; and the table of the downstream benchmark."""
 
+import gzip
 import importlib
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from metrics.ranking_quality import write_run
+from metrics.ranking_quality import RankingFigures, write_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,34 +44,95 @@ def test_what_comes_next(module):
     assert counting.recommendations(histories, 3, with_validation=False, counted=False)["d"] == [2, 3]
 
 
-def test_the_table(module, tmp_path, monkeypatch, capsys):
-    """A run that finds everything is above counting; its fusion stands below it."""
-    data = tmp_path / "amazon_scientific_2018"
-    data.mkdir()
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with twelve histories in place of Scientific's, and the answers."""
+    folder = tmp_path / "data" / "amazon_scientific_2018"
+    folder.mkdir(parents=True)
     histories = {f"u{i}": [1 + i % 3, 2 + i % 4, 3, 4 + i % 2, 6 + i] for i in range(12)}
-    import gzip
-
-    with gzip.open(data / "sequences.txt.gz", "wt") as file:
+    with gzip.open(folder / "sequences.txt.gz", "wt") as file:
         file.writelines(f"{user} {' '.join(map(str, items))}\n" for user, items in histories.items())
-    run = tmp_path / "run"
-    run.mkdir()
-    write_run(run / "run.test.trec", {user: [items[-1]] for user, items in histories.items()}, None)
-    argv = ["downstream.py", "--set", "scientific", "--data", str(tmp_path), "--runs", f"perfect={run}"]
+    return folder.parent, {user: [items[-1]] for user, items in histories.items()}
+
+
+def test_the_tables(module, data, tmp_path, monkeypatch, capsys):
+    """A run that finds everything is above counting, beside it stands its fusion; seeds make one row."""
+    folder, answers = data
+    runs = {"perfect=": answers, "half:0=": answers, "half:1=": {"u0": [7]}}
+    argv = ["downstream.py", "record", "--set", "scientific", "--data", str(folder), "--records", str(tmp_path)]
+    argv.append("--runs")
+    for name, rankings in runs.items():
+        own = tmp_path / name.replace(":", "")
+        own.mkdir()
+        write_run(own / "run.test.trec", rankings, None)
+        argv.append(f"{name}{own}")
     monkeypatch.setattr(sys, "argv", argv)
     module("downstream").main()
-    lines = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines() if "|" in line}
-    assert "1.0000   | 1.0000 | 1.0000    | 1.0000  | +1.0000 (p 0.0005)" in lines["perfect"]
+    monkeypatch.setattr(sys, "argv", ["downstream.py", "tables", "--set", "scientific", "--records", str(tmp_path)])
+    module("downstream").main()
+    out = capsys.readouterr().out
+    lines = {line.split("|")[1].strip(): line for line in out.splitlines() if "|" in line}
+    assert "scientific, test, 12 queries" in out
+    assert "| 1.0000          | +1.0000 (p 0.0005)" in lines["perfect"]
+    assert "| 2     | 0.5000 (0.7071)" in lines["half"]
     assert "perfect + co-occurrence" in lines and "0.0000" in lines["co-occurrence"]
+
+
+def test_records_keep_the_newest_and_the_order_of_systems(module, tmp_path):
+    records = module("tasks.records").Records(tmp_path, "set")
+    with pytest.raises(FileNotFoundError, match="record some runs"):
+        records.read("test")
+    assert records.splits() == []
+
+    def figures(value, measure="recall@5"):
+        return RankingFigures(["a", "b"], {measure: np.array([value, 1.0])})
+
+    for system, seed, own in (("two", 1, figures(0.0)), ("one", 0, figures(0.25)), ("two", 1, figures(0.5, "mrr@5"))):
+        records.add("test", system, seed, own)
+    records.add("unseen", "one", 0, figures(0.75))
+    found = module("tasks.records").Records(tmp_path, "set").read("test")
+    assert list(found) == ["one", "two"] and records.splits() == ["test", "unseen"]
+    assert found["two"][1].means() == {"mrr@5": 0.75} and found["one"][0].queries == ["a", "b"]
+
+
+def test_what_is_run(module, data, tmp_path):
+    """The command line of a row: settings of the row above those of the set."""
+    plan, training = module("tasks.plan"), module("tasks.training")
+    entry = plan.TaskSet(
+        "recommendation", "own", "co-occurrence", [], "ndcg@10", {"cutoffs": [5, 10], "history": "ids"}
+    )
+    command = training.command_of(entry, Path("data"), Path("index"), {"history": "text"}, 3, tmp_path / "run")
+    assert command[1].endswith("run_retrieval.py")
+    text = " ".join(command[2:])
+    assert "--items_file data/own/items.jsonl.gz" in text and "--cutoffs 5 10 --history text" in text
+    assert "--seed 3" in text and "beir_dir" not in text
+    script = "import sys; print('it says why'); sys.exit(3)"
+    with pytest.raises(RuntimeError, match="(?s)ended with 3.*it says why"):
+        training.train([sys.executable, "-c", script], tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    training.train([sys.executable, "-c", script], tmp_path / "run")  # done already
+
+
+def test_the_plan_names_what_there_is(module, tmp_path):
+    plan = module("tasks.plan")
+    read = plan.read_plan(ROOT / "benchmarks" / "downstream.yaml")
+    methods = module("quality.plan").read_plan(ROOT / "benchmarks" / "id_quality.yaml").methods
+    assert set(read.identifiers.values()) <= set(methods) and read.own in read.identifiers
+    wrong = tmp_path / "wrong.yaml"
+    for text, message in (("sets: {}", "rows"), ("sets: {a: {task: cooking}}\nrows: {}", "missing")):
+        wrong.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            plan.read_plan(wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("LMINDEXER_DATA" not in os.environ, reason="needs LMINDEXER_DATA")
 def test_counting_on_scientific(module):
     """As others counted: R@5 .0831, N@5 .0697, R@10 .0992, N@10 .0748; .0881 and .1047 with validation items."""
-    downstream, read = module("downstream"), module("data.histories").read_histories
-    file = Path(os.environ["LMINDEXER_DATA"]) / downstream.SETS["scientific"] / "sequences.txt.gz"
-    figures = downstream.figures_of_systems(read(file, None), {})
-    assert list(figures["co-occurrence"].means().values()) == pytest.approx([0.0831, 0.0697, 0.0992, 0.0748], abs=2e-4)
-    counted = figures["co-occurrence, validation counted"].means()
+    entry = module("tasks.plan").read_plan(ROOT / "benchmarks" / "downstream.yaml").sets["scientific"]
+    judged = module("tasks.systems").Judged(entry, Path(os.environ["LMINDEXER_DATA"]))
+    figures = {name: judged.figures(rankings, "test").means() for name, rankings in judged.untrained.items()}
+    assert list(figures["co-occurrence"].values()) == pytest.approx([0.0831, 0.0697, 0.0992, 0.0748], abs=2e-4)
+    counted = figures["co-occurrence, validation counted"]
     assert counted["recall@5"] == pytest.approx(0.0881, abs=3e-4)
     assert counted["recall@10"] == pytest.approx(0.1047, abs=3e-4)

@@ -101,6 +101,18 @@ class StopAt(TrainerCallback):
             raise Stopped
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_batches_of_one_length_where_they_are_asked_for(tmp_path, strategy):
+    trainer = retrieval_trainer(tmp_path, document_share=0.4, train_sampling_strategy=strategy)
+    data, padding = trainer.task, []
+    for epoch in range(3):
+        shown = [len(data[SampleKey(row, epoch, 1)]["input_ids"]) for row in range(len(data))]
+        assert data.lengths(epoch).tolist() == shown
+    for batch in trainer.get_train_dataloader():
+        padding.append((batch["attention_mask"] == 0).float().mean().item())
+    assert (np.mean(padding) < 0.25) == (strategy == "group_by_length")
+
+
 @pytest.mark.parametrize("place", [(WARM_START, 3), (TASK, 2), (TASK, 10)])
 def test_a_stopped_run_ends_the_same(tmp_path, place):
     """Checkpoints after every epoch of four steps; with dropout, a share of documents and the best checkpoint."""

@@ -1,0 +1,88 @@
+"""What is compared downstream: data sets, kinds of IDs, and how the generative model is trained on them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+TASKS = ("recommendation", "search", "retrieval")
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """A data set and its task.
+
+    Attributes:
+        task: one of `TASKS`.
+        folder: below the data folder.
+        reference: the system that needs no training, with which every generative one is fused too.
+        measures: in the tables; the one at `tested` is what tests are about.
+        settings: of `run_retrieval.py`, for every row.
+    """
+
+    task: str
+    folder: str
+    reference: str
+    measures: list[str]
+    tested: str
+    settings: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to train the generative model, the same for every kind of IDs.
+
+    Attributes:
+        settings: of `run_retrieval.py`, above those of the set.
+        identifiers: kinds of IDs that it is trained on.
+        seeds: of IDs and training alike.
+    """
+
+    settings: dict = field(default_factory=dict)
+    identifiers: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole comparison.
+
+    Attributes:
+        sets: by name.
+        identifiers: by name in the tables, the method in `id_quality.yaml`.
+        family: of that file, whose encoder and choices the IDs are made with.
+        sizes: of the codebooks.
+        rows: by name, in the tables after that of the IDs.
+        own: the kind of IDs that others are tested against.
+    """
+
+    sets: dict[str, TaskSet]
+    identifiers: dict[str, str]
+    family: str
+    sizes: list[int]
+    rows: dict[str, Row]
+    own: str
+
+    def __post_init__(self):
+        for name, entry in self.sets.items():
+            if entry.task not in TASKS:
+                raise ValueError(f"the task of {name} is {entry.task!r}; expected one of {', '.join(TASKS)}")
+        for name, row in self.rows.items():
+            unknown = [kind for kind in row.identifiers if kind not in self.identifiers]
+            if unknown:
+                raise ValueError(f"the row {name!r} has IDs of {unknown}; there are {', '.join(self.identifiers)}")
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a YAML file.
+
+    Raises:
+        ValueError: an entry that there is not, or one that is missing.
+    """
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values["sets"] = {name: TaskSet(**entry) for name, entry in values["sets"].items()}
+        values["rows"] = {name: Row(**entry) for name, entry in values["rows"].items()}
+        return Plan(**values)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error

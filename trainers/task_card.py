@@ -1,0 +1,109 @@
+"""The card of a model that was taught a task: how to ask it, how well it answers, beside what its IDs are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .model_card import LICENCE, TAGS, USE
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+A language model that writes the semantic ID of the document that {{ asks }}, out of {{ documents }}, restricted to the
+IDs that exist: {{ task }} as in [Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815).
+
+""" + USE + """
+## Queries
+
+{{ reading }}
+
+For example
+
+```text
+{{ example }}
+```
+
+## Data
+
+{{ documents }} documents, {{ pairs }} training pairs. IDs have {{ sizes }} codes.
+
+## Figures
+
+Constrained beam search over all documents, {{ beams }} beams; intervals are at 95 %, by bootstrap over queries.
+
+{{ table }}
+
+`metrics.json` has these figures and the validation figures of every evaluation; `run.<split>.trec` the documents found.
+
+## Licence
+
+{{ licence }}
+"""
+
+TASKS = {
+    "recommendation": "a user takes next after those of a history",
+    "search": "a shopper's query asks for",
+    "retrieval": "a question or query asks for",
+}
+
+
+@dataclass
+class TaskCard:
+    """What the card says.
+
+    Attributes:
+        name: of the folder or repository.
+        task: `recommendation`, `search` or `retrieval`.
+        documents, pairs: their numbers.
+        sizes: of the positions.
+        reading: how a query becomes a text, in words.
+        query_code: Python that makes `query`, the tokenizer's output, from `tokenizer` and `index`.
+        example: a query of the test and what was found for it.
+        table: figures, in Markdown.
+        figures: by split, figures by measure.
+        num_beams: of the search.
+        dataset: what the figures are about.
+        base_model, licence: as far as they are known.
+    """
+
+    name: str
+    task: str
+    documents: int
+    pairs: int
+    sizes: list[int]
+    reading: str
+    query_code: str
+    example: str
+    table: str
+    figures: dict[str, dict[str, float]]
+    num_beams: int
+    dataset: str
+    base_model: str | None = None
+    licence: str | None = None
+
+
+def write_task_card(content: TaskCard, path: Path) -> None:
+    """Writes the card as Markdown; its metadata block has the figures as the Hub's evaluation results."""
+    results = [
+        EvalResult(
+            task_type="text-retrieval", task_name=content.task, dataset_type=content.dataset,
+            dataset_name=content.dataset, dataset_split=split, metric_type=measure, metric_value=round(value, 4),
+        )
+        for split, measures in content.figures.items()
+        for measure, value in measures.items()
+    ]  # fmt: skip
+    data = ModelCardData(
+        library_name="transformers", tags=[*TAGS, content.task], base_model=content.base_model,
+        license=content.licence, model_name=content.name, eval_results=results,
+    )  # fmt: skip
+    card = ModelCard.from_template(
+        data, template_str=TEMPLATE, name=content.name, asks=TASKS[content.task], task=content.task,
+        documents=f"{content.documents:,}", pairs=f"{content.pairs:,}", sizes=" x ".join(map(str, content.sizes)),
+        reading=content.reading, query_code=content.query_code, example=content.example.replace("```", "'''"),
+        table=content.table, beams=content.num_beams, licence=content.licence or LICENCE,
+    )  # fmt: skip
+    path.write_text(str(card), encoding="utf-8")
