@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from metrics.ranking_quality import confidence_interval, write_run
 from modeling_lmindexer import DocumentVectors, LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
+from modeling_lmindexer.document_vectors import VECTORS_NAME
 from trainers import (
     SemanticRetrievalTrainer,
     SemanticRetrievalTrainingArguments,
@@ -178,6 +179,18 @@ def load_start(arguments: StartArguments, texts: list[str], seed: int):
     return indexer_for(index, shape, seed, **length), tokenizer, index
 
 
+def check_rescoring(weight: float, index: SemanticIndex, documents) -> None:
+    """Raises CorpusError for what would stop the rescoring after all the training."""
+    if not 0 <= weight < float("inf"):
+        raise CorpusError(f"--rescoring_weight is {weight}; expected a number of at least 0.")
+    missing = set(index.document_ids).difference(documents["id"]) if weight else ()
+    if missing:
+        raise CorpusError(
+            f"--rescoring_weight needs the texts of all documents of the index: {len(missing)} have none, such as "
+            f"{min(missing)!r}."
+        )
+
+
 def without_new(new: NewDocuments, task: Task, index: SemanticIndex, start: StartArguments, training):
     """Task and index to train with."""
     reads = training.document_epochs > 0 or training.document_share > 0
@@ -207,6 +220,7 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
         documents = task.documents if task else load_corpus(corpus_of(task_arguments))
     new = NewDocuments.choose(task_arguments, documents, seed)
     model, tokenizer, index = load_start(start, list(documents["text"]), seed)
+    check_rescoring(task_arguments.rescoring_weight, index, documents)
     if is_recommendation:
         task = load_recommendation(task_arguments, documents, index, seed)
         if reads_ids:
@@ -263,6 +277,8 @@ def report(
             write_run(folder / f"run.{split}.trec", rankings.documents, rankings.scores)
         if vectors:
             vectors.save_pretrained(folder)
+    if not vectors:  # those of an earlier search would not fit the runs
+        (trainer.run_dir / VECTORS_NAME).unlink(missing_ok=True)
     print(f"\n{format_table(['split', 'queries', *measures], rows)}\n\nModel folder: {trainer.run_dir}")
 
 

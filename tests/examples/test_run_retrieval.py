@@ -158,6 +158,9 @@ def test_new_documents_and_rescoring(base, run_script, tmp_path):
         assert found.documents == [documents]
     plain = model.search(**inputs, index=after, num_beams=8, top_k=8)
     assert sorted(plain.documents[0]) == sorted(documents) and not torch.equal(plain.scores, found.scores)
+    text = " ".join(item_text(int(query[1:]) % NUMBER).split()[-2:])
+    answer = run_script("search", out, text, "--num_beams", 8, "--top_k", 8)
+    assert [line.split()[-1] for line in answer.splitlines()[2:]] == documents
 
 
 @pytest.mark.parametrize(
@@ -170,6 +173,18 @@ def test_new_documents_and_rescoring(base, run_script, tmp_path):
 def test_what_is_missing(base, tmp_path, run_script, changes, message):
     arguments = [*recommendation(base, tmp_path / "OUT", "--index", base / "index"), *changes]
     assert message in run_script("run_retrieval", *arguments, ok=False)
+
+
+def test_rescoring_needs_texts_and_a_weight(base, tmp_path, run_script):
+    arguments = recommendation(base, tmp_path / "OUT", "--index", base / "index")
+    assert "is -1.0; expected a number of at least 0" in run_script(
+        "run_retrieval", *arguments, "--rescoring_weight", -1, ok=False
+    )
+    shorter = tmp_path / "items.jsonl"
+    shorter.write_text("".join((base / "items.jsonl").read_text().splitlines(keepends=True)[:20]))
+    assert "4 have none, such as 20" in run_script(
+        "run_retrieval", *arguments, "--items_file", shorter, "--skip_missing", "--rescoring_weight", 1, ok=False
+    )
 
 
 def test_no_ids(base, tmp_path, run_script):
