@@ -30,7 +30,8 @@ Without the package: `AutoModel.from_pretrained(folder, trust_remote_code=True)`
 `model.load_prefix_tree(folder)`.
 """
 
-TEMPLATE = """---
+TEMPLATE = (
+    """---
 {{ card_data }}
 ---
 
@@ -40,7 +41,9 @@ Semantic IDs of {{ documents }} documents, learned without labels by
 [Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815): a language model reads a text and writes the
 ID of a document, from coarse to fine, restricted to the IDs that exist.
 
-""" + USE + """
+"""
+    + USE
+    + """
 ## Data
 
 {{ data }} ({{ documents }} documents). IDs have {{ positions }} learned positions with {{ sizes }} codes
@@ -72,6 +75,7 @@ share of the pairs with one prefix that get different codes.
 
 {{ licence }}
 """
+)
 
 
 TAGS = ["lmindexer", "semantic-ids", "generative-retrieval"]

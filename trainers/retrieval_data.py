@@ -70,11 +70,14 @@ class PairDataset(torch.utils.data.Dataset):
         pairs: of the task, None for none.
         documents: texts of documents with their own IDs, None for none.
         share: of documents in an epoch; without pairs an epoch is all documents.
-        seed: of the documents' order.
+        seed: of the documents' order, and of what is dropped.
+        token_dropout: share of a text's tokens that an epoch leaves out, others every time.
     """
 
-    def __init__(self, pairs: "Pairs | None", documents: "Pairs | None", share: float, seed: int):
-        self.pairs, self.documents = pairs, documents
+    def __init__(
+        self, pairs: "Pairs | None", documents: "Pairs | None", share: float, seed: int, token_dropout: float = 0.0
+    ):
+        self.pairs, self.documents, self.seed, self.token_dropout = pairs, documents, seed, token_dropout
         number = 0 if pairs is None else len(pairs)
         extra = round(share / (1 - share) * number) if pairs is not None else len(documents)
         self.num_pairs, self.num_documents = number, extra
@@ -88,7 +91,7 @@ class PairDataset(torch.utils.data.Dataset):
         return np.take(self.order, np.arange(self.num_documents) + epoch * self.num_documents, mode="wrap")
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """Tokens of all texts of an epoch."""
+        """Tokens of all texts of an epoch, before some are dropped."""
         parts = [] if self.pairs is None else [self.pairs.texts.lengths]
         if self.num_documents:
             parts.append(self.documents.texts.lengths[self.documents_of(epoch)])
@@ -96,11 +99,21 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, key: SampleKey | int) -> dict:
         row, epoch, weight = key if isinstance(key, tuple) else (int(key), 0, 1)
+        random = np.random.default_rng((self.seed, epoch, row)) if self.token_dropout else None
         source = self.pairs
         if row >= self.num_pairs:
             place = row - self.num_pairs + epoch * self.num_documents
             source, row = self.documents, self.order[place % len(self.order)]
-        return {"input_ids": source.texts[row], "labels": source.labels[row], "weight": weight}
+        text = source.texts[row]
+        if random is not None:
+            text = with_tokens_left_out(text, self.token_dropout, random)
+        return {"input_ids": text, "labels": source.labels[row], "weight": weight}
+
+
+def with_tokens_left_out(tokens: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    """`(tokens,)` without about a share of them; one is always left."""
+    draws = random.random(len(tokens))
+    return tokens[(draws >= share) | (draws == draws.max())]
 
 
 @dataclass

@@ -7,7 +7,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .model_card import LICENCE, TAGS, USE
 
-TEMPLATE = """---
+TEMPLATE = (
+    """---
 {{ card_data }}
 ---
 
@@ -16,7 +17,9 @@ TEMPLATE = """---
 A language model that writes the semantic ID of the document that {{ asks }}, out of {{ documents }}, restricted to the
 IDs that exist: {{ task }} as in [Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815).
 
-""" + USE + """
+"""
+    + USE
+    + """
 ## Queries
 
 {{ reading }}
@@ -37,12 +40,14 @@ Constrained beam search over all documents, {{ beams }} beams; intervals are at 
 
 {{ table }}
 
-`metrics.json` has these figures and the validation figures of every evaluation; `run.<split>.trec` the documents found.
+`metrics.json` has these figures and those of every evaluation on the validation queries, `run.<split>.trec` what was
+found.
 
 ## Licence
 
 {{ licence }}
 """
+)
 
 TASKS = {
     "recommendation": "a user takes next after those of a history",

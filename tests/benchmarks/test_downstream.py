@@ -5,11 +5,17 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from tiny_training import tiny_tokenizer
+from transformers import T5Config
 
 from metrics.ranking_quality import RankingFigures, write_run
+from modeling_lmindexer import SemanticIndex
+from trainers.reassignment import reassign
 
 ROOT = Path(__file__).parents[2]
 
@@ -123,6 +129,50 @@ def test_the_plan_names_what_there_is(module, tmp_path):
         wrong.write_text(text)
         with pytest.raises(ValueError, match=message):
             plan.read_plan(wrong)
+
+
+def test_an_index_is_made_once_and_shares_no_ids(module, tmp_path, monkeypatch):
+    """Two documents with the same codes get different ones, and a second call makes nothing."""
+    identifiers, found = module("tasks.identifiers"), []
+    monkeypatch.setattr(identifiers, "best_of", lambda bench, method: {"choice": method})
+
+    class Bench:
+        def key(self, *values):
+            return values
+
+        def find(self, key):
+            found.append(key)
+            codes, names = np.array([[0, 1], [0, 1], [1, 0]]), ["a", "b", "c"]
+            even = lambda position, rows, prefixes: np.ones((len(rows), 2))  # noqa: E731
+            return SimpleNamespace(minutes=None, reassign=lambda: reassign(codes, [2, 2], even, names))
+
+        def corpus(self, name):
+            return SimpleNamespace(ids=["a", "b", "c"])
+
+    for _ in range(2):
+        identifiers.make_index(Bench(), "hc", "scientific", [2, 2], 5, tmp_path / "index")
+    assert found == [("downstream", "scientific", "hc", {"choice": "hc"}, [2, 2], 5)]
+    index = SemanticIndex.from_pretrained(tmp_path / "index")
+    assert index.document_ids == ["a", "b", "c"] and not index.has_disambiguation
+    assert len(np.unique(index.codes, axis=0)) == 3
+
+
+def test_latency_counts_what_a_search_computes(module):
+    """More beams, more operations; IDs that are drawn are all different."""
+    latency = module("latency")
+    indexes = latency.drawn_indexes(list(range(40)), 0)
+    assert {name: index.codes.shape[1] for name, index in indexes.items()} == {"drawn": 3, "drawn, with a counter": 4}
+    assert all(len(np.unique(index.codes, axis=0)) == 40 for index in indexes.values())
+    texts = Dataset.from_dict({"id": ["0", "1"], "text": ["common1 common2", "common3"], "relevant": [[0], [1]]})
+    tokenizer, config = tiny_tokenizer(), T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    model = latency.indexer_for(indexes["drawn"], config, 0).eval()
+    queries = latency.Queries.of(texts, indexes["drawn"], tokenizer, 8)
+    operations = []
+    for beams in (2, 8):
+        searcher = latency.Searcher(model, indexes["drawn"], 0, num_beams=beams, top_k=beams, quiet=True)
+        seconds, gflops = latency.measure(searcher, queries, 1)
+        operations.append(gflops)
+    assert 0 < operations[0] < operations[1] < 1 and seconds > 0
 
 
 @pytest.mark.slow

@@ -101,6 +101,22 @@ class StopAt(TrainerCallback):
             raise Stopped
 
 
+def test_other_tokens_are_left_out_every_epoch(tmp_path):
+    whole = retrieval_trainer(tmp_path / "whole", document_share=0.4).task
+    data = retrieval_trainer(tmp_path / "some", document_share=0.4, token_dropout=0.5).task
+    kept, epochs = 0, []
+    for epoch in (0, 1):
+        rows = [data[SampleKey(row, epoch, 1)]["input_ids"].tolist() for row in range(len(data))]
+        assert rows == [data[SampleKey(row, epoch, 1)]["input_ids"].tolist() for row in range(len(data))]
+        for row, tokens in enumerate(rows):
+            rest = iter(whole[SampleKey(row, epoch, 1)]["input_ids"].tolist())
+            assert tokens and all(token in rest for token in tokens), "a part of the text, in its order"
+        kept += sum(map(len, rows))
+        epochs.append(rows[:60])
+    assert epochs[0] != epochs[1]
+    assert kept / (whole.lengths(0).sum() + whole.lengths(1).sum()) == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
 def test_batches_of_one_length_where_they_are_asked_for(tmp_path, strategy):
     trainer = retrieval_trainer(tmp_path, document_share=0.4, train_sampling_strategy=strategy)
