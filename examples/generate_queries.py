@@ -42,7 +42,7 @@ class QueryArguments:
 
     output_dir: str = field(metadata={"help": "Folder for the queries, and for the parts that are done."})
     beir_dir: str | None = field(
-        default=None, metadata={"help": "Folder with corpus.jsonl, in the place of --train_file or --dataset_name."}
+        default=None, metadata={"help": "A BEIR folder, in the place of --train_file or --dataset_name."}
     )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "An encoder-decoder that turns documents into queries."}

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -12,10 +12,9 @@ from modeling_lmindexer.folder import atomic_path
 from trainers.query_generation import distinct
 
 from .beir import BeirFolder
-from .rows import CorpusError, decode_rows, read_rows
+from .rows import CorpusError, rows_with
 
 METHODS = ("titles", "leading_sentences", "key_phrases")
-_COLUMNS = ("document_id", "text")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _LEAST_CHARACTERS = 12  # of a sentence; less ends at an abbreviation
 _MOST_WORDS = 24
@@ -80,8 +79,8 @@ def leading_sentences(text: str) -> list[str]:
 def key_phrases(texts: Sequence[str], number: int) -> list[list[str]]:
     """Up to `number` phrases of one to three words of every document, those of the highest TF-IDF first.
 
-    Words of most documents are in no phrase, and no phrase of a document is part of another one of it. In a corpus of
-    at least 1,000 documents a phrase is one that two documents have.
+    Words of most documents (in a corpus of at least 1,000, of a fifth) are in no phrase, and no phrase of a document
+    has all the words of another. In so large a corpus, a phrase is one that two documents have.
     """
     from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
@@ -108,15 +107,16 @@ def key_phrases(texts: Sequence[str], number: int) -> list[list[str]]:
     return found
 
 
-def without_overlap(phrases, number: int) -> list[str]:
-    """The first phrases that are no part of each other."""
-    kept: list[str] = []
+def without_overlap(phrases: Iterable[str], number: int) -> list[str]:
+    """The first phrases of which none has all the words of another."""
+    kept: dict[str, set[str]] = {}
     for phrase in phrases:
         if len(kept) == number:
             break
-        if not any(f" {phrase} " in f" {other} " or f" {other} " in f" {phrase} " for other in kept):
-            kept.append(phrase)
-    return kept
+        words = set(phrase.split())
+        if not any(words <= other or words >= other for other in kept.values()):
+            kept[phrase] = words
+    return list(kept)
 
 
 def write_queries(path: str | Path, ids: Sequence, queries: Sequence[Sequence[str]]) -> None:
@@ -140,14 +140,8 @@ def add_pseudo_queries(folder: BeirFolder, file: str | Path) -> dict[str, dict[s
     Raises:
         CorpusError: a row without text, or with a document that the folder does not have; with its number.
     """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"queries_file={str(file)!r} is not a file; examples/generate_queries.py writes one.")
-    rows, columns = read_rows(str(file))
-    missing = [name for name in _COLUMNS if name not in columns]
-    if missing:
-        raise CorpusError(f"{file} has no column {' or '.join(missing)}; it has {', '.join(columns)}.")
     known, names, qrels = set(folder.documents["id"]), {}, {}
-    for number, row in enumerate(decode_rows(rows[:]), start=1):
+    for number, row in enumerate(rows_with(file, ("document_id", "text")), start=1):
         document, text = str(row.get("document_id", "")), " ".join(str(row.get("text") or "").split())
         if document not in known:
             raise CorpusError(
