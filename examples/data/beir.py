@@ -26,6 +26,7 @@ class BeirFolder:
         self.folder = Path(folder).expanduser()
         rows = self.read("corpus")
         texts = ["\n".join(filter(None, (clean_text(row.get(name)) for name in ("title", "text")))) for row in rows]
+        self.titles = [clean_text(row.get("title")) for row in rows]
         self.documents = Dataset.from_dict({"id": [row["_id"] for row in rows], "text": texts})
         self.queries = {row["_id"]: clean_text(row.get("text")) for row in self.read("queries")}
 
