@@ -19,6 +19,7 @@ from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
 from data.beir import BeirFolder, held_out
 from data.histories import WINDOWS, history_text, read_histories, read_histories_as
 from data.new_documents import NewDocumentArguments, NewDocuments
+from data.pseudo_queries import add_pseudo_queries, origin_of_pairs
 from data.shapes import MODEL_SIZES
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config
 from transformers.utils import logging
@@ -53,6 +54,10 @@ class TaskArguments(NewDocumentArguments):
     )
     beir_dir: str | None = field(
         default=None, metadata={"help": "Folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv."}
+    )
+    queries_file: str | None = field(
+        default=None,
+        metadata={"help": "Pseudo queries of a BEIR folder's documents, by generate_queries.py, to learn from too."},
     )
     text_columns: list[str] | None = field(
         default=None, metadata={"help": "Columns of an item's text, in this order."}
@@ -120,6 +125,7 @@ class Task:
     pairs: datasets.Dataset
     validation: datasets.Dataset
     tests: dict[str, datasets.Dataset]
+    origin: str = ""  # of the pairs, where they are not all of one kind
 
 
 def load_beir(arguments: TaskArguments, seed: int) -> Task:
@@ -127,16 +133,22 @@ def load_beir(arguments: TaskArguments, seed: int) -> Task:
     folder = BeirFolder(arguments.beir_dir)
     names = folder.splits()
     tests = [name for name in names if name.startswith("test")]
-    if "train" not in names or not tests:
-        raise CorpusError(f"{arguments.beir_dir}/qrels has {names}; expected train.tsv and test.tsv.")
-    train = folder.qrels("train")
+    pseudo = add_pseudo_queries(folder, arguments.queries_file) if arguments.queries_file else {}
+    if not ("train" in names or pseudo) or not tests:
+        raise CorpusError(
+            f"{arguments.beir_dir}/qrels has {names}; expected train.tsv, or a --queries_file, and test.tsv."
+        )
+    train = folder.qrels("train") if "train" in names else {}
     if "dev" in names:
         dev = folder.qrels("dev")
-    else:
+    elif train:
         train, dev = held_out(train, arguments.validation_share, seed)
+    else:
+        pseudo, dev = held_out(pseudo, arguments.validation_share, seed)
     return Task(
-        folder.documents, folder.pairs(train), folder.judged_queries(dev),
+        folder.documents, folder.pairs(train | pseudo), folder.judged_queries(dev),
         {name: folder.judged_queries(folder.qrels(name)) for name in tests},
+        f" ({origin_of_pairs(train, pseudo)})" if pseudo else "",
     )  # fmt: skip
 
 
@@ -205,6 +217,8 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     is_recommendation = task_arguments.task == "recommendation"
     if is_recommendation and not (task_arguments.items_file and task_arguments.sequences_file):
         raise CorpusError("--task recommendation needs --items_file and --sequences_file.")
+    if is_recommendation and task_arguments.queries_file:
+        raise CorpusError("--queries_file is for --task search and retrieval: histories have no pseudo queries.")
     if not is_recommendation and not task_arguments.beir_dir:
         raise CorpusError(f"--task {task_arguments.task} needs --beir_dir.")
     reads_ids = is_recommendation and task_arguments.history != "text"
@@ -233,8 +247,8 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     if is_main:
         queries = ", ".join(f"{len(table):,} {name}" for name, table in task.tests.items())
         print(
-            f"{len(documents):,} documents, {len(task.pairs):,} training pairs, {len(task.validation):,} validation "
-            f"and {queries} queries; {index}", flush=True,
+            f"{len(documents):,} documents, {len(task.pairs):,} training pairs{task.origin}, "
+            f"{len(task.validation):,} validation and {queries} queries; {index}", flush=True,
         )  # fmt: skip
     trainer = SemanticRetrievalTrainer(
         model, training, task.pairs, index, tokenizer, eval_dataset=task.validation,

@@ -7,7 +7,15 @@ import datasets
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, PreTrainedTokenizerFast, T5Config, Trainer, TrainerCallback, TrainerState
+from transformers import (
+    BertConfig,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+)
 
 from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 from trainers import SemanticIDTrainer, SemanticIDTrainingArguments
@@ -63,6 +71,19 @@ def tiny_indexer(kind: str = "t5", dropout: float = 0.0, seed: int = 0, **config
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LMIndexerForSemanticID(LMIndexerConfig(backbone_config=backbone, **(values | config)))
+
+
+def tiny_query_model() -> T5ForConditionalGeneration:
+    """A random T5 whose texts differ by document, end after a few words, and say nothing."""
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}
+    config = T5Config(
+        vocab_size=len(WORDS) + 3, decoder_start_token_id=0, eos_token_id=2, tie_word_embeddings=False, **shape
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = T5ForConditionalGeneration(config)
+        model.lm_head.weight.data.normal_(std=0.5)
+    return model.eval()
 
 
 def tiny_arguments(output_dir: Path | str, **overrides) -> SemanticIDTrainingArguments:

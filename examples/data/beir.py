@@ -32,6 +32,7 @@ class BeirFolder:
         self.folder = Path(folder).expanduser()
         rows = self.read("corpus", "items")
         texts = ["\n".join(filter(None, (clean_text(row.get(name)) for name in _TEXTS))) for row in rows]
+        self.titles = [clean_text(row.get("title")) for row in rows]
         self.documents = Dataset.from_dict({"id": [row["_id"] for row in rows], "text": texts})
         self.queries = {row["_id"]: clean_text(row.get("text")) for row in self.read("queries")}
 

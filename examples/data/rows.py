@@ -56,6 +56,22 @@ def read_rows(file: str) -> tuple[Dataset, list[str]]:
     return rows, columns
 
 
+def rows_with(file: str | Path, needed: tuple[str, ...]) -> list[dict]:
+    """The rows of such a file that has these columns.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorpusError: see [`read_rows`]; or a column is missing.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file} is not a file (looked for {Path(file).absolute()}); check the path.")
+    rows, columns = read_rows(str(file))
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise CorpusError(f"{file} has no column {' or '.join(missing)}; it has {', '.join(columns)}.")
+    return decode_rows(rows[:])
+
+
 def kind_of_file(file: str) -> str:
     """ "json", "csv" or "parquet", by the file's extension."""
     suffixes = Path(file.lower()).suffixes

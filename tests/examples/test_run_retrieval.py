@@ -163,6 +163,49 @@ def test_new_documents_and_rescoring(base, run_script, tmp_path):
     assert [line.split()[-1] for line in answer.splitlines()[2:]] == documents
 
 
+def searching(folder: Path, base: Path, out: Path, *more) -> list:
+    given = ["--task", "search", "--beir_dir", folder, "--index", base / "text index", "--output_dir", out]
+    return [*given, *TINY, "--max_steps", 2, *more]
+
+
+@pytest.fixture
+def pseudo_queries(tmp_path) -> Path:
+    """Two queries of every document, one of them its neighbour's too."""
+    rows = [{"document_id": str(i), "text": text} for i in range(NUMBER) for text in (f"own {i}", f"both {i // 2}")]
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "queries.jsonl"
+
+
+@pytest.mark.slow
+def test_pseudo_queries_are_learned_from_too(base, pseudo_queries, run_script, tmp_path):
+    """Beside judged ones, of which some are for validation; and alone, where some of them are."""
+    given = ["--queries_file", pseudo_queries]
+    printed = run_script("run_retrieval", *searching(base / "beir", base, tmp_path / "out", *given))
+    assert (
+        "24 documents, 76 training pairs (28 of judged queries, 48 of pseudo queries for 24 documents, of which "
+        in printed
+        and "4 validation and 8 test, 8 test_unseen queries" in printed
+    )
+    shutil.copytree(base / "beir", tmp_path / "beir")
+    (tmp_path / "beir" / "qrels" / "train.tsv").unlink()
+    printed = run_script("run_retrieval", *searching(tmp_path / "beir", base, tmp_path / "alone", *given))
+    # 36 texts, an eighth of which, 4, are for validation: with one document or two.
+    pairs = int(printed.split("documents, ")[1].split()[0])
+    assert 40 <= pairs <= 44 and f"{pairs} training pairs (0 of judged queries, {pairs} of pseudo" in printed
+    assert " 4 validation and 8 test, 8 test_unseen queries" in printed
+    assert len(read_run(tmp_path / "alone" / "run.test.trec")) == 8
+
+
+def test_pseudo_queries_of_other_documents(base, pseudo_queries, run_script, tmp_path):
+    with open(pseudo_queries, "a") as file:
+        file.write('\n{"document_id": "99", "text": "x"}')
+    arguments = searching(base / "beir", base, tmp_path / "out", "--queries_file", pseudo_queries)
+    message = run_script("run_retrieval", *arguments, ok=False)
+    assert "queries.jsonl, row 49: document '99' is not in" in message
+    arguments = [*recommendation(base, tmp_path / "out"), "--queries_file", pseudo_queries]
+    assert "--queries_file is for --task search and retrieval" in run_script("run_retrieval", *arguments, ok=False)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -205,7 +248,7 @@ def test_no_ids(base, tmp_path, run_script):
         ("qrels/test.tsv", "q1\t1\tyes\nq1\t1\tno\n", "line 2: 'q1 1 no'; expected"),
         ("corpus.jsonl", '{"_id": "1", "text": "a"}\n{"_id": "1", "text": "b"}', "row 2 has no `_id`, or that of ano"),
         ("queries.jsonl", '{"text": "a"}', "row 1 has no `_id`"),
-        ("qrels/train.tsv", None, "expected train.tsv and test.tsv"),
+        ("qrels/train.tsv", None, "expected train.tsv, or a --queries_file, and test.tsv"),
     ],
 )
 def test_broken_folders(base, tmp_path, run_script, file, text, message):
