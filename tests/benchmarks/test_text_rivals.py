@@ -163,6 +163,31 @@ def test_the_script(module, monkeypatch, capsys, beir, encoder, tmp_path):
         call(module, monkeypatch, capsys, *arguments, "--depth", 5)
 
 
+@pytest.mark.slow
+def test_the_script_fine_tunes_first(module, monkeypatch, capsys, beir, encoder, tmp_path):
+    """Once: a run that was stopped after it takes the encoder that is there."""
+    pytest.importorskip("sentence_transformers")
+    out = tmp_path / "out"
+    arguments = (
+        "--beir_dir",
+        beir,
+        "--method",
+        "dense",
+        "--output_dir",
+        out,
+        "--encoder",
+        encoder,
+        "--train_epochs",
+        2,
+    )
+    printed = call(module, monkeypatch, capsys, *arguments)
+    weights = (out / "encoder" / "model.safetensors").read_bytes()
+    assert weights != (encoder / "model.safetensors").read_bytes() and not (out / "encoder.part").exists()
+    (out / "metrics.json").unlink()
+    assert call(module, monkeypatch, capsys, *arguments).splitlines()[-4:] == printed.splitlines()[-4:]
+    assert (out / "encoder" / "model.safetensors").read_bytes() == weights
+
+
 def test_what_the_script_refuses(module, monkeypatch, capsys, beir, tmp_path):
     with pytest.raises(SystemExit):
         call(module, monkeypatch, capsys, "--beir_dir", beir, "--method", "dense", "--output_dir", tmp_path)
