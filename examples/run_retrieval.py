@@ -11,20 +11,22 @@ TREC run per test split. Started again with the same settings after a stop, it g
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import datasets
 import numpy as np
 from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
 from data.beir import BeirFolder, held_out
 from data.histories import WINDOWS, history_text, read_histories, read_histories_as
+from data.new_documents import NewDocumentArguments, NewDocuments
 from data.pseudo_queries import add_pseudo_queries, origin_of_pairs
 from data.shapes import MODEL_SIZES
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config
 from transformers.utils import logging
 
 from metrics.ranking_quality import confidence_interval, write_run
-from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
+from modeling_lmindexer import DocumentVectors, LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
+from modeling_lmindexer.document_vectors import VECTORS_NAME
 from trainers import (
     SemanticRetrievalTrainer,
     SemanticRetrievalTrainingArguments,
@@ -42,7 +44,7 @@ HISTORIES = ("text", "ids", "both")
 
 
 @dataclass
-class TaskArguments:
+class TaskArguments(NewDocumentArguments):
     """The task, its data, and how histories are read."""
 
     task: str = field(metadata={"help": "What is learned.", "choices": list(TASKS)})
@@ -88,6 +90,10 @@ class TaskArguments:
     )
     validation_share: float = field(
         default=0.125, metadata={"help": "Of the training queries, where a BEIR folder has no qrels/dev.tsv."}
+    )
+    rescoring_weight: float = field(
+        default=0.0,
+        metadata={"help": "Of the cosine of query and document, added to log p of the beam's documents; 0: none."},
     )
 
 
@@ -185,6 +191,26 @@ def load_start(arguments: StartArguments, texts: list[str], seed: int):
     return indexer_for(index, shape, seed, **length), tokenizer, index
 
 
+def check_rescoring(weight: float, index: SemanticIndex, documents) -> None:
+    """Raises CorpusError for what would stop the rescoring after all the training."""
+    if not 0 <= weight < float("inf"):
+        raise CorpusError(f"--rescoring_weight is {weight}; expected a number of at least 0.")
+    missing = set(index.document_ids).difference(documents["id"]) if weight else ()
+    if missing:
+        raise CorpusError(
+            f"--rescoring_weight needs the texts of all documents of the index: {len(missing)} have none, such as "
+            f"{min(missing)!r}."
+        )
+
+
+def without_new(new: NewDocuments, task: Task, index: SemanticIndex, start: StartArguments, training):
+    """Task and index to train with."""
+    reads = training.document_epochs > 0 or training.document_share > 0
+    index = new.set_apart(index, is_own=start.index is None, reads_documents=reads)
+    pairs, validation = new.of(task.pairs, "target", new=False), new.judged(task.validation, "seen")
+    return replace(task, pairs=pairs, validation=validation), index
+
+
 def run(task_arguments: TaskArguments, start: StartArguments, training: SemanticRetrievalTrainingArguments) -> None:
     """Loads, trains, measures and writes."""
     seed, is_main = training.seed, training.process_index == 0
@@ -206,11 +232,16 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     with training.main_process_first(desc="data"):
         task = None if is_recommendation else load_beir(task_arguments, seed)
         documents = task.documents if task else load_corpus(corpus_of(task_arguments))
+    new = NewDocuments.choose(task_arguments, documents, seed)
     model, tokenizer, index = load_start(start, list(documents["text"]), seed)
+    check_rescoring(task_arguments.rescoring_weight, index, documents)
     if is_recommendation:
         task = load_recommendation(task_arguments, documents, index, seed)
         if reads_ids:
             add_id_tokens(model, tokenizer, index, seed, task_arguments.id_tokens)
+    if new:
+        index.attach(model.to(training.device), tokenizer)
+        task, index = without_new(new, task, index, start, training)
     if start.lora_rank:
         model = with_adapter(model, start.lora_rank, seed)
     if is_main:
@@ -220,8 +251,9 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
             f"{len(task.validation):,} validation and {queries} queries; {index}", flush=True,
         )  # fmt: skip
     trainer = SemanticRetrievalTrainer(
-        model, training, task.pairs, index, tokenizer, eval_dataset=task.validation, documents=documents
-    )
+        model, training, task.pairs, index, tokenizer, eval_dataset=task.validation,
+        documents=new.of(documents, new=False) if new else documents,
+    )  # fmt: skip
     queries = {split: trainer.read_queries(table) for split, table in task.tests.items()}  # read before all the work
     cut = (np.concatenate([one.texts.lengths for one in queries.values()]) >= trainer.length).mean()
     if is_main and cut > 0:
@@ -229,26 +261,38 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     figures = trainer.train()
     if start.lora_rank:
         trainer.model = trainer.unwrap().merge_and_unload()
-    report(trainer, task, queries, task_arguments.task, figures, is_main)
+    trainer.index.attach(trainer.unwrap(), tokenizer)
+    if new:
+        trainer.index = new.bring_back(trainer.index)
+        queries |= {split: trainer.read_queries(table) for split, table in new.apart(task.tests).items()}
+    report(trainer, task, queries, task_arguments, figures)
 
 
 def report(
-    trainer: SemanticRetrievalTrainer, task: Task, queries: dict[str, Queries], name: str, figures: dict, is_main: bool
+    trainer: SemanticRetrievalTrainer, task: Task, queries: dict[str, Queries], arguments: TaskArguments, figures: dict
 ) -> None:
     """Searches the test queries, prints the figures, and writes the folder."""
-    measures, rows, found = trainer.settings.measures, [], {}
-    metrics = {"task": name, "documents": len(task.documents), "pairs": len(task.pairs), "stages": figures}
+    measures, rows, found, vectors = trainer.settings.measures, [], {}, None
+    metrics = {"task": arguments.task, "documents": len(task.documents), "pairs": len(task.pairs), "stages": figures}
+    if arguments.rescoring_weight:
+        vectors = DocumentVectors.of(trainer.index, task.documents, arguments.rescoring_weight)
+        if trainer.queries:  # the weight is to be chosen by these
+            queries = {"validation": trainer.queries} | queries
     for split, own in queries.items():
-        found[split] = rankings = trainer.rank(own)
+        found[split] = rankings = trainer.rank(own, vectors)
         measured = rankings.figures(own, measures)
         intervals = {measure: confidence_interval(values) for measure, values in measured.values.items()}
         metrics[split] = {"queries": len(own), "figures": measured.means(), "intervals": intervals}
         rows.append([split, len(own), *measured.means().values()])
-    if not is_main:
+    if trainer.args.process_index:
         return
     with whole_folder(trainer.run_dir, trainer.unwrap(), trainer.tokenizer, trainer.index, metrics) as folder:
         for split, rankings in found.items():
             write_run(folder / f"run.{split}.trec", rankings.documents, rankings.scores)
+        if vectors:
+            vectors.save_pretrained(folder)
+    if not vectors:  # those of an earlier search would not fit the runs
+        (trainer.run_dir / VECTORS_NAME).unlink(missing_ok=True)
     print(f"\n{format_table(['split', 'queries', *measures], rows)}\n\nModel folder: {trainer.run_dir}")
 
 

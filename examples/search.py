@@ -4,10 +4,12 @@
     python examples/search.py org/lmindexer-beauty --queries queries.txt
     python examples/search.py outputs/python_docs
 
-Without a query it asks for one after the other.
+Without a query it asks for one after the other. Where the folder has vectors of its documents, what the beam finds is
+ordered by them, too.
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from modeling_lmindexer import CorruptedFolderError, SemanticIndex
+from modeling_lmindexer import DocumentVectors, SemanticIndex
 
 
 def read_queries(arguments: argparse.Namespace) -> Iterator[str]:
@@ -44,9 +46,12 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, default=10, help="documents per query")
     parser.add_argument("--num_beams", type=int, default=20, help="width of the beam search")
     arguments = parser.parse_args()
+    vectors = None
     try:
         index = SemanticIndex.from_pretrained(arguments.model)
-    except (FileNotFoundError, CorruptedFolderError) as error:
+        with contextlib.suppress(FileNotFoundError):
+            vectors = DocumentVectors.from_pretrained(arguments.model, index)
+    except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     model = AutoModel.from_pretrained(arguments.model).eval()  # importing modeling_lmindexer has registered it
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -57,7 +62,7 @@ def main() -> None:
         with torch.inference_mode():
             result = model.search(
                 index=index, num_beams=max(arguments.num_beams, arguments.top_k), top_k=arguments.top_k,
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+                rescoring=vectors, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
             )  # fmt: skip
         print(f"\n{query}")
         for document, score in zip(result.documents[0], result.scores[0].tolist(), strict=False):

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from .configuration_lmindexer import LMIndexerConfig
 from .custom_generate import constrained_beam_search
+from .document_vectors import DocumentVectors
 from .folder import CorruptedFolderError
 from .logits_process import PrefixTreeLogitsProcessor
 from .modeling_lmindexer import LMIndexerForSemanticID
@@ -21,6 +22,7 @@ AutoModelForSeq2SeqLM.register(LMIndexerConfig, LMIndexerForSemanticID, exist_ok
 
 __all__ = [
     "CorruptedFolderError",
+    "DocumentVectors",
     "LMIndexerConfig",
     "LMIndexerForSemanticID",
     "LMIndexerOutput",

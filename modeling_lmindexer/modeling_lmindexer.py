@@ -14,6 +14,7 @@ from .backbones import backbone_kind, encode_text
 from .code_choice import CodeChoice, balanced_codes
 from .codebooks import Codebooks, straight_through
 from .configuration_lmindexer import LMIndexerConfig
+from .document_vectors import DocumentVectors
 from .generation_lmindexer import LMIndexerGenerationMixin
 from .index_rules import check_disambiguation
 from .logits_process import PrefixTreeLogitsProcessor
@@ -356,10 +357,13 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         return ids[:, 1:]
 
     def search(
-        self, *, index: SemanticIndex, num_beams: int = 20, top_k: int = 10, allowed=None, **inputs
-    ) -> SearchOutput:
+        self, *, index: SemanticIndex, num_beams: int = 20, top_k: int = 10, allowed=None,
+        rescoring: DocumentVectors | None = None, **inputs,
+    ) -> SearchOutput:  # fmt: skip
         """The documents that texts point at: beam search over the IDs of `index`; see [`search_documents`]."""
-        return search_documents(self, index, num_beams=num_beams, top_k=top_k, allowed=allowed, **inputs)
+        return search_documents(
+            self, index, num_beams=num_beams, top_k=top_k, allowed=allowed, rescoring=rescoring, **inputs
+        )
 
     def resize_disambiguation(self, num_codes: int) -> None:
         """Grows the last position to `num_codes`; the new codes score like an untrained one.
@@ -398,6 +402,11 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
     def load_index(name_or_path: str | os.PathLike, **hub_kwargs) -> SemanticIndex:
         """The document index of a model folder, for users without this package."""
         return SemanticIndex.from_pretrained(name_or_path, **hub_kwargs)
+
+    @staticmethod
+    def load_document_vectors(name_or_path: str | os.PathLike, index: SemanticIndex, **hub_kwargs) -> DocumentVectors:
+        """The vectors of an index's documents in a model folder, for users without this package."""
+        return DocumentVectors.from_pretrained(name_or_path, index, **hub_kwargs)
 
 
 LMIndexerConfig.register_for_auto_class()

@@ -57,7 +57,8 @@ class SearchOutput(ModelOutput):
 
     Args:
         documents: one list of document ids per query, at most `top_k`.
-        scores: `(queries, IDs)` log-probabilities, as many as the query with most has; `-inf` where fewer were found.
+        scores: `(queries, IDs)` log-probabilities, with rescoring the weighted cosines added, as many as the query
+            with most has; `-inf` where fewer were found.
         sequences: `(queries, IDs, positions)` flat ids, 0 where fewer were found.
     """
 

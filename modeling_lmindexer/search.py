@@ -6,6 +6,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from .backbones import backbone_kind
 from .beam_search import beam_search
+from .document_vectors import first_states
 from .outputs import SearchOutput
 from .prefix_tree import PrefixTree
 from .shared_attention import SharedStates
@@ -56,6 +57,7 @@ def search_documents(
     num_beams: int,
     top_k: int,
     allowed=None,
+    rescoring=None,
     input_ids=None,
     attention_mask=None,
     inputs_embeds=None,
@@ -71,6 +73,8 @@ def search_documents(
         top_k: documents per text, at most `num_beams`.
         allowed: only these documents: a boolean mask `(documents,)` in the order of `index.document_ids`, or a list
             of document ids; or, for each text its own, a mask `(texts, documents)` or a list of lists of ids.
+        rescoring: [`DocumentVectors`] by which all documents of the beam are ordered again before the best are
+            taken; default: by their IDs alone.
         input_ids, attention_mask, inputs_embeds, encoder_outputs, token_type_ids: the texts, as in the model's
             `forward`.
 
@@ -92,6 +96,9 @@ def search_documents(
     check_filters(tree, len(states))
     prompt = torch.full((len(states), 1), model.config.decoder_start_token_id, device=states.device)
     ids, scores = beam_search(IDSteps(model, states, mask), tree, prompt, num_beams)
+    if rescoring is not None:
+        ids, scores = best_first(ids, scores, num_beams)
+        scores = rescoring.rescored(index.documents_of(ids.flatten(0, 1)), scores, first_states(model, states, mask))
     ids, scores = best_first(ids, scores, top_k)
     ids, scores = ids.cpu(), scores.cpu()
     found = iter(index.documents_of(ids.flatten(0, 1)))

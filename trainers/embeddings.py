@@ -11,14 +11,15 @@ from transformers.utils import logging
 
 from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 from modeling_lmindexer.backbones import encode_text
+from modeling_lmindexer.document_vectors import batches_by_length, first_states, pad_tokens
 from modeling_lmindexer.folder import resolve_file
 
-from .documents import pad
 from .progress import progress_bar
 
 logger = logging.get_logger(__name__)
 
 POOLING_NAME = "1_Pooling/config.json"
+_POOLING_MODE = "pooling_mode"
 _POOLING_MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
@@ -57,18 +58,12 @@ def embed_texts(
     if empty:
         raise ValueError(f"the tokenizer finds nothing in {len(empty)} texts, the first is number {empty[0]}")
     embed = _embedder(name_or_path, pooling, device)
-    number: dict[tuple[int, ...], int] = {}
-    copies = np.array([number.setdefault(tuple(row), len(number)) for row in tokens])
-    distinct = sorted(number, key=len, reverse=True)  # a batch that does not fit into memory fails at once
+    batches, place = batches_by_length(tokens, batch_size)
     vectors = []
-    for start in progress_bar(range(0, len(distinct), batch_size), description="embeddings", disable=quiet):
-        rows = [np.array(row) for row in distinct[start : start + batch_size]]
-        input_ids = pad(rows, tokenizer.pad_token_id or 0).to(device)
-        mask = pad([np.ones(len(row), dtype=np.int64) for row in rows]).to(device)
-        vectors.append(embed(input_ids, mask).float().cpu())
-    place = np.empty(len(distinct), dtype=np.int64)
-    place[[number[row] for row in distinct]] = np.arange(len(distinct))
-    return torch.cat(vectors).numpy()[place[copies]]
+    for rows in progress_bar(batches, description="embeddings", disable=quiet):
+        input_ids, mask = pad_tokens(rows, tokenizer.pad_token_id or 0)
+        vectors.append(embed(input_ids.to(device), mask.to(device)).float().cpu())
+    return torch.cat(vectors).numpy()[place]
 
 
 def _embedder(
@@ -77,22 +72,13 @@ def _embedder(
     """From token ids and mask `(batch, tokens)` to vectors `(batch, D)`."""
     if AutoConfig.from_pretrained(name_or_path).model_type == LMIndexerConfig.model_type:
         indexer = LMIndexerForSemanticID.from_pretrained(name_or_path).float().eval().to(device)
-        return lambda input_ids, mask: first_hidden_state(indexer, input_ids, mask)
+        return lambda input_ids, mask: first_states(indexer, *indexer.encode(input_ids, mask))
     pooling = pooling or stated_pooling(name_or_path)
     if pooling not in ("mean", "cls"):
         raise ValueError(f"pooling is mean or cls, not {pooling!r}")
     model = AutoModel.from_pretrained(name_or_path, dtype=torch.float32).eval().to(device)
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model
     return lambda input_ids, mask: pooled(encode_text(encoder, input_ids, mask, None), mask, pooling)
-
-
-def first_hidden_state(
-    model: LMIndexerForSemanticID, input_ids: torch.Tensor, attention_mask: torch.Tensor
-) -> torch.Tensor:
-    """`h^1` `(batch, hidden)` of texts: what the first code is read off."""
-    states, mask = model.encode(input_ids, attention_mask)
-    start = torch.full((len(states), 1), model.config.decoder_start_token_id, device=states.device)
-    return model.decode(start, states, mask)[0][:, 0]
 
 
 def pooled(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -113,9 +99,11 @@ def stated_pooling(name_or_path: str | Path) -> str:
     if path is None:
         return "mean"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    modes = [name for name, value in settings.items() if name.startswith("pooling_mode") and value is True]
-    if len(modes) != 1 or modes[0] not in _POOLING_MODES:
-        raise ValueError(
-            f"{path} pools by {modes}, expected one of {sorted(_POOLING_MODES)}: set pooling, mean or cls"
-        )
-    return _POOLING_MODES[modes[0]]
+    modes = settings.get(_POOLING_MODE)  # sentence-transformers 6 names them, before there was a flag for each
+    if modes is None:
+        modes = [name for name, value in settings.items() if name.startswith(_POOLING_MODE) and value is True]
+    modes = [modes] if isinstance(modes, str) else modes
+    known = _POOLING_MODES | {value: value for value in _POOLING_MODES.values()}
+    if len(modes) != 1 or modes[0] not in known:
+        raise ValueError(f"{path} pools by {modes}, expected one of {sorted(known)}: set pooling, mean or cls")
+    return known[modes[0]]

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from metrics.ranking_quality import RankingFigures, ranking_figures
-from modeling_lmindexer import SemanticIndex
+from modeling_lmindexer import DocumentVectors, SemanticIndex
 
 from .documents import pad
 from .progress import progress_bar
@@ -91,7 +91,7 @@ class Queries:
 
 @dataclass
 class Rankings:
-    """Documents of every query, best first, and their log-probabilities, by query id."""
+    """Documents of every query, best first, and their scores, by query id."""
 
     documents: dict
     scores: dict
@@ -111,15 +111,17 @@ class Searcher:
         num_beams: width of the beam.
         top_k: documents per query; at most `num_beams`.
         batch_size: queries at once.
+        rescoring: [`DocumentVectors`] by which the beam's documents are ordered again.
         quiet: no progress.
     """
 
     def __init__(
         self, model, index: SemanticIndex, pad_token_id: int, *, num_beams: int, top_k: int, batch_size: int = 64,
-        quiet: bool = False,
+        rescoring: DocumentVectors | None = None, quiet: bool = False,
     ):  # fmt: skip
         self.model, self.index, self.pad_token_id = model, index, pad_token_id
         self.num_beams, self.top_k, self.batch_size, self.quiet = num_beams, top_k, batch_size, quiet
+        self.rescoring = rescoring
 
     def __call__(self, queries: Queries) -> Rankings:
         """Rankings of all queries, the same on every process; hidden documents are not among them."""
@@ -147,6 +149,7 @@ class Searcher:
         texts = [queries.texts[row].astype(np.int64) for row in rows]
         result = self.model.search(
             index=self.index, num_beams=self.num_beams, top_k=self.top_k, allowed=self.allowed(queries, rows),
+            rescoring=self.rescoring,
             input_ids=pad(texts, self.pad_token_id).to(self.model.device),
             attention_mask=pad([np.ones(len(row), dtype=np.int64) for row in texts]).to(self.model.device),
         )  # fmt: skip

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from modeling_lmindexer import SemanticIndex
+from modeling_lmindexer import DocumentVectors, SemanticIndex
 
 from .figures import loss_curve
 from .length_sampler import LengthBatchSampler
@@ -246,12 +246,12 @@ class SemanticRetrievalTrainer(StagedTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def rank(self, queries: Queries) -> Rankings:
-        """Documents of every query, best first."""
+    def rank(self, queries: Queries, rescoring: DocumentVectors | None = None) -> Rankings:
+        """Documents of every query, best first; with vectors, the whole beam is ordered by them too."""
         searcher = Searcher(
             self.unwrap_for_reading(self.model), self.index, self.pad_token_id, num_beams=self.settings.num_beams,
             top_k=self.settings.num_beams, batch_size=self.args.per_device_eval_batch_size,
-            quiet=self.args.disable_tqdm,
+            rescoring=rescoring, quiet=self.args.disable_tqdm,
         )  # fmt: skip
         return searcher(queries)
 

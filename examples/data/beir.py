@@ -1,4 +1,7 @@
-"""A BEIR folder becomes pairs and queries: `corpus.jsonl`, `queries.jsonl`, both also as .gz, `qrels/<split>.tsv`."""
+"""A BEIR folder becomes pairs and queries: `corpus.jsonl`, `queries.jsonl`, both also as .gz, `qrels/<split>.tsv`.
+
+A folder of products may have `items.jsonl`, as recommendation does, in place of `corpus.jsonl`.
+"""
 
 from pathlib import Path
 
@@ -10,12 +13,15 @@ from metrics.ranking_quality import RankingError, read_qrels
 from .corpora import clean_text
 from .rows import CorpusError, decode_rows, read_rows
 
+_TEXTS = ("title", "description", "text")
+
 
 class BeirFolder:
     """Documents, queries and judgements of a folder.
 
     Args:
-        folder: see above; `corpus.jsonl` has `_id`, `text` and perhaps `title`, `queries.jsonl` has `_id` and `text`.
+        folder: see above; `corpus.jsonl` has `_id`, `text` and perhaps `title`, `items.jsonl` has `id`, `title` and
+            `description`, `queries.jsonl` has `_id` and `text`.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -24,19 +30,19 @@ class BeirFolder:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).expanduser()
-        rows = self.read("corpus")
-        texts = ["\n".join(filter(None, (clean_text(row.get(name)) for name in ("title", "text")))) for row in rows]
+        rows = self.read("corpus", "items")
+        texts = ["\n".join(filter(None, (clean_text(row.get(name)) for name in _TEXTS))) for row in rows]
         self.titles = [clean_text(row.get("title")) for row in rows]
         self.documents = Dataset.from_dict({"id": [row["_id"] for row in rows], "text": texts})
         self.queries = {row["_id"]: clean_text(row.get("text")) for row in self.read("queries")}
 
-    def read(self, name: str) -> list[dict]:
-        """The rows of a file, each with an `_id` of its own."""
-        path = self.folder / f"{name}.jsonl"
-        path = path if path.exists() else path.with_suffix(".jsonl.gz")
+    def read(self, *names: str) -> list[dict]:
+        """The rows of the first file that there is, each with an `_id` of its own."""
+        paths = [self.folder / f"{name}{suffix}" for name in names for suffix in (".jsonl", ".jsonl.gz")]
+        path = next(filter(Path.exists, paths), paths[0])
         table, _ = read_rows(str(path))
         rows = decode_rows(table[:])
-        ids = [str(row.get("_id", "")) for row in rows]
+        ids = [str(row.get("_id", row.get("id", ""))) for row in rows]
         if "" in ids or len(set(ids)) < len(ids):
             raise CorpusError(f"{path}: row {_first_wrong(ids) + 1} has no `_id`, or that of another row.")
         return [row | {"_id": value} for row, value in zip(rows, ids, strict=True)]

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from metrics.ranking_quality import ranking_figures, read_qrels, read_run
-from modeling_lmindexer import SemanticIndex
+from modeling_lmindexer import DocumentVectors, SemanticIndex
 from modeling_lmindexer.folder import read_manifest, verify_files
 
 WORDS = ("apple pear plum fig".split(), "bolt screw nail rivet".split(), "river lake sea pond".split())
@@ -122,6 +122,47 @@ def test_retrieval_from_a_recommender(base, recommender, run_script, tmp_path):
         assert {len(documents) for documents in run.values()} == {8}
 
 
+@pytest.mark.slow
+def test_new_documents_and_rescoring(base, run_script, tmp_path):
+    """Documents of a file are found after training by the IDs of the index; searched again, the folder's vectors
+    give the same ranking."""
+    new = [str(i) for i in range(NUMBER) if i % 3 == 1]
+    (tmp_path / "new.txt").write_text("\n".join(new))
+    shutil.copytree(base / "beir", tmp_path / "beir")
+    (tmp_path / "beir" / "qrels" / "test_unseen.tsv").unlink()
+    out = tmp_path / "out"
+    printed = run_script(
+        "run_retrieval", "--task", "retrieval", "--beir_dir", tmp_path / "beir", "--index", base / "text index",
+        "--new_documents_file", tmp_path / "new.txt", "--rescoring_weight", 2.5, "--output_dir", out, *TINY,
+    )  # fmt: skip
+    assert "24 documents, 20 training pairs, 1 validation and 8 test queries; SemanticIndex(16 documents" in printed
+    before, after = (SemanticIndex.from_pretrained(folder) for folder in (base / "text index", out))
+    assert dict(zip(after.document_ids, after.semantic_ids, strict=True)) == dict(
+        zip(before.document_ids, before.semantic_ids, strict=True)
+    )
+    runs = {split: read_run(out / f"run.{split}.trec") for split in ("test", "test_seen", "test_unseen")}
+    judged = read_qrels(base / "beir" / "qrels" / "test.tsv")
+    assert set(runs["test_unseen"]) == {query for query, own in judged.items() if set(own) <= set(new)}
+    assert runs["test"] == runs["test_seen"] | runs["test_unseen"]
+    found = {document for row in runs["test_seen"].values() for document in row}
+    assert found & set(new), "they are in the way of the others, too"
+    assert all(f"| {split}" in printed for split in ("validation", "test_seen", "test_unseen"))
+
+    model, tokenizer = AutoModel.from_pretrained(out).eval(), AutoTokenizer.from_pretrained(out)
+    vectors = DocumentVectors.from_pretrained(out, after)
+    assert vectors.weight == 2.5 and "document_vectors.safetensors" in read_manifest(out / "manifest.json")["files"]
+    for query, documents in runs["test"].items():
+        inputs = tokenizer(" ".join(item_text(int(query[1:]) % NUMBER).split()[-2:]), return_tensors="pt")
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        found = model.search(**inputs, index=after, num_beams=8, top_k=8, rescoring=vectors)
+        assert found.documents == [documents]
+    plain = model.search(**inputs, index=after, num_beams=8, top_k=8)
+    assert sorted(plain.documents[0]) == sorted(documents) and not torch.equal(plain.scores, found.scores)
+    text = " ".join(item_text(int(query[1:]) % NUMBER).split()[-2:])
+    answer = run_script("search", out, text, "--num_beams", 8, "--top_k", 8)
+    assert [line.split()[-1] for line in answer.splitlines()[2:]] == documents
+
+
 def searching(folder: Path, base: Path, out: Path, *more) -> list:
     given = ["--task", "search", "--beir_dir", folder, "--index", base / "text index", "--output_dir", out]
     return [*given, *TINY, "--max_steps", 2, *more]
@@ -175,6 +216,18 @@ def test_pseudo_queries_of_other_documents(base, pseudo_queries, run_script, tmp
 def test_what_is_missing(base, tmp_path, run_script, changes, message):
     arguments = [*recommendation(base, tmp_path / "OUT", "--index", base / "index"), *changes]
     assert message in run_script("run_retrieval", *arguments, ok=False)
+
+
+def test_rescoring_needs_texts_and_a_weight(base, tmp_path, run_script):
+    arguments = recommendation(base, tmp_path / "OUT", "--index", base / "index")
+    assert "is -1.0; expected a number of at least 0" in run_script(
+        "run_retrieval", *arguments, "--rescoring_weight", -1, ok=False
+    )
+    shorter = tmp_path / "items.jsonl"
+    shorter.write_text("".join((base / "items.jsonl").read_text().splitlines(keepends=True)[:20]))
+    assert "4 have none, such as 20" in run_script(
+        "run_retrieval", *arguments, "--items_file", shorter, "--skip_missing", "--rescoring_weight", 1, ok=False
+    )
 
 
 def test_no_ids(base, tmp_path, run_script):

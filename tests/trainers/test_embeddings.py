@@ -75,7 +75,11 @@ def test_a_sentence_transformers_folder_says_how_to_pool(bert, tmp_path):
     cls, mean = (embed_texts(folder, TEXTS, pooling=pooling, quiet=True) for pooling in ("cls", "mean"))
     np.testing.assert_array_equal(embed_texts(tmp_path, TEXTS, quiet=True), cls)
     np.testing.assert_array_equal(embed_texts(tmp_path, TEXTS, pooling="mean", quiet=True), mean)
-    for wrong in ({"pooling_mode_max_tokens": True}, modes | {"pooling_mode_mean_tokens": True}):
+    for named in ("cls", ["cls"]):  # as sentence-transformers writes it since its version 6
+        settings.write_text(json.dumps({"embedding_dimension": 16, "pooling_mode": named}))
+        assert stated_pooling(tmp_path) == "cls"
+    both = modes | {"pooling_mode_mean_tokens": True}
+    for wrong in ({"pooling_mode_max_tokens": True}, both, {"pooling_mode": ["cls", "mean"]}):
         settings.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="pools by .*: set pooling, mean or cls"):
             embed_texts(tmp_path, TEXTS, quiet=True)
