@@ -12,89 +12,31 @@ TREC run per test split. Started again with the same settings after a stop, it g
 
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import datasets
 import numpy as np
-from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
-from data.beir import BeirFolder, held_out
-from data.histories import WINDOWS, history_text, read_histories, read_histories_as
-from data.new_documents import NewDocumentArguments, NewDocuments
-from data.pseudo_queries import add_pseudo_queries, origin_of_pairs
+from data import CorpusError, load_corpus, train_tokenizer
+from data.new_documents import NewDocuments
 from data.shapes import MODEL_SIZES
+from data.tasks import RECOMMENDATION, Task, TaskArguments, corpus_of, how_to_ask, load_beir, load_recommendation
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config
 from transformers.utils import logging
 
 from metrics.ranking_quality import confidence_interval, write_run
 from modeling_lmindexer import DocumentVectors, LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
 from modeling_lmindexer.document_vectors import VECTORS_NAME
-from trainers import (
-    SemanticRetrievalTrainer,
-    SemanticRetrievalTrainingArguments,
-)
+from modeling_lmindexer.hub import upload_folder
+from trainers import SemanticRetrievalTrainer, SemanticRetrievalTrainingArguments
 from trainers.adapters import with_adapter
-from trainers.id_tokens import ID_TOKENS, PREFIXES, add_id_tokens, id_texts
+from trainers.id_tokens import add_id_tokens
 from trainers.model_folder import whole_folder
 from trainers.report import format_table
 from trainers.retrieval import Queries
 from trainers.retrieval_start import indexer_for
+from trainers.task_card import TaskCard, write_task_card
 
-TASKS = ("recommendation", "search", "retrieval")
 _HISTORY_TOKENS = 256  # a dozen items as text and ID
-HISTORIES = ("text", "ids", "both")
-
-
-@dataclass
-class TaskArguments(NewDocumentArguments):
-    """The task, its data, and how histories are read."""
-
-    task: str = field(metadata={"help": "What is learned.", "choices": list(TASKS)})
-    items_file: str | None = field(default=None, metadata={"help": "The items: .jsonl, .csv or .parquet, also .gz."})
-    sequences_file: str | None = field(
-        default=None, metadata={"help": "Histories: a line per user, `user item item ...`, oldest first; also .gz."}
-    )
-    beir_dir: str | None = field(
-        default=None, metadata={"help": "Folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv."}
-    )
-    queries_file: str | None = field(
-        default=None,
-        metadata={"help": "Pseudo queries of a BEIR folder's documents, by generate_queries.py, to learn from too."},
-    )
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "Columns of an item's text, in this order."}
-    )
-    history: str = field(
-        default="both", metadata={"help": "What is read of an item in a history.", "choices": list(HISTORIES)}
-    )
-    id_tokens: str = field(
-        default=PREFIXES,
-        metadata={
-            "help": "How a history's IDs are read: a token per code, or per prefix, the longest one an item's own.",
-            "choices": list(ID_TOKENS),
-        },
-    )
-    skip_missing: bool = field(
-        default=False,
-        metadata={"help": "Items without text or ID are read nowhere, and as an answer count as not found."},
-    )
-    repeats: bool = field(
-        default=False, metadata={"help": "Things are bought again: recommend what a user has had, too."}
-    )
-    max_history: int = field(default=20, metadata={"help": "Items read of a history, the newest ones."})
-    history_words: int = field(default=12, metadata={"help": "Words read of an item in a history."})
-    windows: str = field(
-        default="sliding",
-        metadata={
-            "help": "Training histories: all of a user, or five drawn ones as in the paper.",
-            "choices": list(WINDOWS),
-        },
-    )
-    validation_share: float = field(
-        default=0.125, metadata={"help": "Of the training queries, where a BEIR folder has no qrels/dev.tsv."}
-    )
-    rescoring_weight: float = field(
-        default=0.0,
-        metadata={"help": "Of the cosine of query and document, added to log p of the beam's documents; 0: none."},
-    )
 
 
 @dataclass
@@ -115,59 +57,7 @@ class StartArguments:
     )
     dropout: float = field(default=0.1, metadata={"help": "Of a model that does not start from an indexer."})
     max_source_length: int = field(default=64, metadata={"help": "Tokens that such a model reads of a document."})
-
-
-@dataclass
-class Task:
-    """Documents, training pairs, validation queries, and test queries by split."""
-
-    documents: datasets.Dataset
-    pairs: datasets.Dataset
-    validation: datasets.Dataset
-    tests: dict[str, datasets.Dataset]
-    origin: str = ""  # of the pairs, where they are not all of one kind
-
-
-def load_beir(arguments: TaskArguments, seed: int) -> Task:
-    """A task of a BEIR folder; every split whose name begins with `test` is measured."""
-    folder = BeirFolder(arguments.beir_dir)
-    names = folder.splits()
-    tests = [name for name in names if name.startswith("test")]
-    pseudo = add_pseudo_queries(folder, arguments.queries_file) if arguments.queries_file else {}
-    if not ("train" in names or pseudo) or not tests:
-        raise CorpusError(
-            f"{arguments.beir_dir}/qrels has {names}; expected train.tsv, or a --queries_file, and test.tsv."
-        )
-    train = folder.qrels("train") if "train" in names else {}
-    if "dev" in names:
-        dev = folder.qrels("dev")
-    elif train:
-        train, dev = held_out(train, arguments.validation_share, seed)
-    else:
-        pseudo, dev = held_out(pseudo, arguments.validation_share, seed)
-    return Task(
-        folder.documents, folder.pairs(train | pseudo), folder.judged_queries(dev),
-        {name: folder.judged_queries(folder.qrels(name)) for name in tests},
-        f" ({origin_of_pairs(train, pseudo)})" if pseudo else "",
-    )  # fmt: skip
-
-
-def corpus_of(arguments: TaskArguments) -> CorpusArguments:
-    """The items of recommendation."""
-    return CorpusArguments(
-        train_file=arguments.items_file, text_columns=arguments.text_columns, drop_empty_texts=arguments.skip_missing
-    )
-
-
-def load_recommendation(arguments: TaskArguments, items, index: SemanticIndex, seed: int) -> Task:
-    """Histories as text, as IDs, or as both."""
-    texts = dict(zip(items["id"], items["text"], strict=True)) if arguments.history != "ids" else {}
-    ids = id_texts(index, arguments.id_tokens) if arguments.history != "text" else None
-    render = history_text(texts, ids, arguments.max_history, arguments.history_words)
-    known = [item for item in index.document_ids if not texts or item in texts]
-    histories = read_histories(arguments.sequences_file, known, arguments.skip_missing)
-    pairs, validation, test = read_histories_as(histories, render, known, arguments.windows, seed, arguments.repeats)
-    return Task(items, pairs, validation, {"test": test})
+    licence: str | None = field(default=None, metadata={"help": "Licence of the result, for the model card."})
 
 
 def load_start(arguments: StartArguments, texts: list[str], seed: int):
@@ -214,7 +104,7 @@ def without_new(new: NewDocuments, task: Task, index: SemanticIndex, start: Star
 def run(task_arguments: TaskArguments, start: StartArguments, training: SemanticRetrievalTrainingArguments) -> None:
     """Loads, trains, measures and writes."""
     seed, is_main = training.seed, training.process_index == 0
-    is_recommendation = task_arguments.task == "recommendation"
+    is_recommendation = task_arguments.task == RECOMMENDATION
     if is_recommendation and not (task_arguments.items_file and task_arguments.sequences_file):
         raise CorpusError("--task recommendation needs --items_file and --sequences_file.")
     if is_recommendation and task_arguments.queries_file:
@@ -265,12 +155,16 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     if new:
         trainer.index = new.bring_back(trainer.index)
         queries |= {split: trainer.read_queries(table) for split, table in new.apart(task.tests).items()}
-    report(trainer, task, queries, task_arguments, figures)
+    report(trainer, task, queries, task_arguments, start, figures)
+    if training.push_to_hub and is_main:
+        repo_id = training.hub_model_id or trainer.run_dir.name
+        print(f"Uploaded: {upload_folder(trainer.run_dir, repo_id, token=training.hub_token)}")
 
 
 def report(
-    trainer: SemanticRetrievalTrainer, task: Task, queries: dict[str, Queries], arguments: TaskArguments, figures: dict
-) -> None:
+    trainer: SemanticRetrievalTrainer, task: Task, queries: dict[str, Queries], arguments: TaskArguments,
+    start: StartArguments, figures: dict,
+) -> None:  # fmt: skip
     """Searches the test queries, prints the figures, and writes the folder."""
     measures, rows, found, vectors = trainer.settings.measures, [], {}, None
     metrics = {"task": arguments.task, "documents": len(task.documents), "pairs": len(task.pairs), "stages": figures}
@@ -286,14 +180,36 @@ def report(
         rows.append([split, len(own), *measured.means().values()])
     if trainer.args.process_index:
         return
+    table = format_table(["split", "queries", *measures], rows)
     with whole_folder(trainer.run_dir, trainer.unwrap(), trainer.tokenizer, trainer.index, metrics) as folder:
         for split, rankings in found.items():
             write_run(folder / f"run.{split}.trec", rankings.documents, rankings.scores)
         if vectors:
             vectors.save_pretrained(folder)
+        measured = {split: metrics[split]["figures"] for split in found}
+        write_task_card(card_of(trainer, task, arguments, start, table, measured, found), folder / "README.md")
     if not vectors:  # those of an earlier search would not fit the runs
         (trainer.run_dir / VECTORS_NAME).unlink(missing_ok=True)
-    print(f"\n{format_table(['split', 'queries', *measures], rows)}\n\nModel folder: {trainer.run_dir}")
+    print(f"\n{table}\n\nModel folder: {trainer.run_dir}")
+
+
+def card_of(
+    trainer: SemanticRetrievalTrainer, task: Task, arguments: TaskArguments, start: StartArguments, table: str,
+    figures: dict, found: dict,
+) -> TaskCard:  # fmt: skip
+    """What the model card says."""
+    reading, query_code = how_to_ask(arguments)
+    split, first = next((name, queries[0]) for name, queries in task.tests.items())
+    texts = dict(zip(task.documents["id"], task.documents["text"], strict=True))
+    answers = found[split].documents[first["id"]][:3]
+    example = "\n".join([first["text"], *(f"  -> {one}: {texts.get(one, '')[:80]}" for one in answers)])
+    return TaskCard(
+        name=trainer.args.hub_model_id or str(trainer.run_dir), task=arguments.task, documents=len(task.documents),
+        pairs=len(task.pairs), sizes=trainer.index.position_sizes, reading=reading, query_code=query_code,
+        example=example, table=table, figures=figures, num_beams=trainer.settings.num_beams,
+        dataset=Path(arguments.beir_dir or arguments.sequences_file).name, base_model=start.model_name_or_path,
+        licence=start.licence,
+    )  # fmt: skip
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ found.
 )
 
 TASKS = {
-    "recommendation": "a user takes next after those of a history",
+    "recommendation": "a user takes next",
     "search": "a shopper's query asks for",
     "retrieval": "a question or query asks for",
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from metrics.ranking_quality import write_qrels
 from modeling_lmindexer.folder import atomic_path
 
 from .beir import held_out
@@ -81,8 +82,4 @@ def write_beir(folder: str | Path, documents: Iterable[dict], judged: dict[str, 
         with atomic_path(folder / f"{name}.jsonl") as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     for split, qrels in judged.items():
-        lines = [
-            f"{names[text]}\t{document}\t{gain}\n" for text, row in qrels.items() for document, gain in row.items()
-        ]
-        with atomic_path(folder / "qrels" / f"{split}.tsv") as temporary:
-            temporary.write_text("query-id\tcorpus-id\tscore\n" + "".join(lines), encoding="utf-8")
+        write_qrels(folder / "qrels" / f"{split}.tsv", {names[text]: row for text, row in qrels.items()})

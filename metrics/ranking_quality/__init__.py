@@ -3,7 +3,7 @@
 from .collisions import expected_figures
 from .comparison import PairedTest, confidence_interval, paired_test
 from .ranking import MEASURES, RankingError, RankingFigures, ranking_figures
-from .runs import fuse, read_qrels, read_run, write_run
+from .runs import fuse, read_qrels, read_run, write_qrels, write_run
 
 __all__ = [
     "MEASURES",
@@ -17,5 +17,6 @@ __all__ = [
     "ranking_figures",
     "read_qrels",
     "read_run",
+    "write_qrels",
     "write_run",
 ]

@@ -1,7 +1,7 @@
 """Rankings and judgements in files that every evaluation tool reads: TREC runs, TREC and BEIR qrels."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .ranking import RankingError
@@ -38,9 +38,14 @@ def write_run(path: str | Path, rankings: Mapping[object, Sequence], scores: Map
                     )
             last = min(float(score), last - max(_STEP, _SHARE * abs(last))) if rank > 1 else float(score)
             lines.append(f"{query} Q0 {document} {rank} {last:.4f} {name}\n")
+    _write_whole(path, lines)
+
+
+def _write_whole(path: str | Path, lines: Iterable[str]) -> None:
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text("".join(lines), encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
     temporary.replace(path)
 
 
@@ -87,6 +92,17 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
             )
         qrels.setdefault(parts[0], {})[parts[-2]] = int(parts[-1])
     return qrels
+
+
+def write_qrels(path: str | Path, qrels: Mapping[object, Mapping[object, int]]) -> None:
+    """Writes judgements as BEIR has them: `query document gain`, tabs, with a header.
+
+    Args:
+        path: written whole, then renamed.
+        qrels: by query, the gain of every judged document.
+    """
+    lines = [f"{query}\t{document}\t{gain}\n" for query, row in qrels.items() for document, gain in row.items()]
+    _write_whole(path, ["query-id\tcorpus-id\tscore\n", *lines])
 
 
 def _is_gain(text: str) -> bool:

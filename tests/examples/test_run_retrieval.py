@@ -1,5 +1,6 @@
 """`run_retrieval.py` as a user runs it: both kinds of data, both kinds of start, what it leaves, and its errors."""
 
+import ast
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoTokenizer
 
 from metrics.ranking_quality import ranking_figures, read_qrels, read_run
@@ -83,14 +85,18 @@ def test_recommendation_from_nothing(base, recommender, run_script):
     assert set(metrics["stages"]) == {"warm-start", "task"} and len(metrics["stages"]["task"]["evaluations"]) == 2
     manifest = read_manifest(out / "manifest.json")["files"]
     verify_files([out / name for name in manifest], out / "manifest.json")
-    assert "run.test.trec" in manifest
+    assert "run.test.trec" in manifest and "README.md" in manifest
+    card = ModelCard.load(out / "README.md")
+    reported = {one.metric_type: one.metric_value for one in card.data.eval_results}
+    assert reported["recall@5"] == round(metrics["test"]["figures"]["recall@5"], 4)
 
     model, tokenizer = AutoModel.from_pretrained(out).eval(), AutoTokenizer.from_pretrained(out)
     index = SemanticIndex.from_pretrained(out)
     names = dict(zip(index.document_ids, index.codes.tolist(), strict=True))
     newest = [int(item) for item in histories["u0"][:-1]][::-1]
-    parts = ["".join(f"<c{p}_{code}>" for p, code in enumerate(names[item], 1)) for item in newest]
+    parts = ["".join(f"<p_{'_'.join(map(str, names[item][:p]))}>" for p in (1, 2, 3)) for item in newest]
     text = " ".join(f"{part} {item_text(item)}" for part, item in zip(parts, newest, strict=True))
+    assert f"{text}\n  -> {run['u0'][0]}: {item_text(int(run['u0'][0]))}" in card.text
     inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=16)
     with torch.inference_mode():
         found = model.search(
@@ -102,6 +108,18 @@ def test_recommendation_from_nothing(base, recommender, run_script):
     weights = (out / "model.safetensors").read_bytes()
     assert run_script("run_retrieval", *arguments) == printed
     assert (out / "model.safetensors").read_bytes() == weights and read_run(out / "run.test.trec") == run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["prefixes", "codes"])
+def test_the_code_of_the_card_recommends(base, run_script, tmp_path, capsys, kind):
+    arguments = recommendation(base, tmp_path / "out", "--index", base / "index", "--history", "ids")
+    run_script("run_retrieval", *arguments, "--num_train_epochs", 1, "--id_tokens", kind)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert f"a token per {kind.removesuffix('es').removesuffix('s')}" in card.text
+    exec(compile(card.text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
+    found = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    assert len(found) == 8 and {document for row in found for document in row} <= set(range(NUMBER))
 
 
 @pytest.mark.slow

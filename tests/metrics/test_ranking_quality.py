@@ -23,6 +23,7 @@ from metrics.ranking_quality import (
     ranking_figures,
     read_qrels,
     read_run,
+    write_qrels,
     write_run,
 )
 
@@ -180,7 +181,10 @@ def test_qrels_of_both_kinds(tmp_path):
     trec, beir = tmp_path / "qrels.trec", tmp_path / "qrels.tsv"
     trec.write_text("1 0 a 2\n1 0 b 0\n2 0 a -1\n")
     beir.write_text("query-id\tcorpus-id\tscore\n1\ta\t2\n1\tb\t0\n2\ta\t-1\n")
-    assert read_qrels(trec) == read_qrels(beir) == {"1": {"a": 2, "b": 0}, "2": {"a": -1}}
+    judged = {"1": {"a": 2, "b": 0}, "2": {"a": -1}}
+    assert read_qrels(trec) == read_qrels(beir) == judged
+    write_qrels(tmp_path / "written.tsv", judged)
+    assert read_qrels(tmp_path / "written.tsv") == judged
 
 
 def test_fused_rankings():

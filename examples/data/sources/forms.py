@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from metrics.ranking_quality import write_qrels
+
 from ..histories import History
 from ..rows import CorpusError
 
@@ -83,7 +85,7 @@ class Retrieval:
         (folder / "qrels").mkdir()
         for split, qrels in self.qrels.items():
             self._check(split, qrels, ids)
-            _write_qrels(folder / "qrels" / f"{split}.tsv", qrels)
+            write_qrels(folder / "qrels" / f"{split}.tsv", qrels)
             relevant = [sum(gain > 0 for gain in row.values()) for row in qrels.values()]
             counts |= {f"{split} queries": sum(n > 0 for n in relevant), f"{split} labels": sum(relevant)}
         return counts | self.counts
@@ -97,13 +99,6 @@ class Retrieval:
                 raise CorpusError(
                     f"The judgements of {split} have document {missing}, which is not in the collection."
                 )
-
-
-def _write_qrels(path: Path, qrels: dict[str, dict[str, int]]) -> None:
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        file.write("query-id\tcorpus-id\tscore\n")
-        for query, row in qrels.items():
-            file.writelines(f"{query}\t{document}\t{gain}\n" for document, gain in row.items())
 
 
 @contextmanager
