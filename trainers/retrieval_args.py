@@ -30,6 +30,13 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
         default=0.0,
         metadata={"help": "Share of a text's tokens left out in training, others every epoch; from 0 to below 1."},
     )
+    cut_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the texts read to a random place only in training, others every epoch: of a history the "
+            "newest items."
+        },
+    )
     max_query_length: int | None = field(
         default=None, metadata={"help": "Tokens read of a query or history; default: as many as of a document."}
     )
@@ -66,8 +73,11 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
             raise ValueError("label_smoothing_factor has no effect on Eq. 14: leave it at 0.")
         if self.max_eval_queries is not None and self.max_eval_queries < 1:
             raise ValueError(f"max_eval_queries is {self.max_eval_queries}; give at least 1, or none for all.")
-        if not 0 <= self.token_dropout < 1:
-            raise ValueError(f"token_dropout is {self.token_dropout}; it is a share from 0 to below 1.")
+        if not 0 <= self.token_dropout < 1 or not 0 <= self.cut_share <= 1:
+            raise ValueError(
+                f"token_dropout is {self.token_dropout}, cut_share {self.cut_share}; the first is from 0 to below 1, "
+                "the second from 0 to 1."
+            )
         if not 0 <= self.document_share < 1 or self.document_epochs < 0:
             raise ValueError(
                 f"document_share is {self.document_share}, document_epochs {self.document_epochs}; the first is from "

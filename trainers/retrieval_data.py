@@ -70,14 +70,17 @@ class PairDataset(torch.utils.data.Dataset):
         pairs: of the task, None for none.
         documents: texts of documents with their own IDs, None for none.
         share: of documents in an epoch; without pairs an epoch is all documents.
-        seed: of the documents' order, and of what is dropped.
+        seed: of the documents' order, and of what is left out.
         token_dropout: share of a text's tokens that an epoch leaves out, others every time.
+        cut_share: share of the texts of which an epoch has only a beginning, of any length.
     """
 
     def __init__(
-        self, pairs: "Pairs | None", documents: "Pairs | None", share: float, seed: int, token_dropout: float = 0.0
-    ):
-        self.pairs, self.documents, self.seed, self.token_dropout = pairs, documents, seed, token_dropout
+        self, pairs: "Pairs | None", documents: "Pairs | None", share: float, seed: int, token_dropout: float = 0.0,
+        cut_share: float = 0.0,
+    ):  # fmt: skip
+        self.pairs, self.documents, self.seed = pairs, documents, seed
+        self.token_dropout, self.cut_share = token_dropout, cut_share
         number = 0 if pairs is None else len(pairs)
         extra = round(share / (1 - share) * number) if pairs is not None else len(documents)
         self.num_pairs, self.num_documents = number, extra
@@ -99,13 +102,16 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, key: SampleKey | int) -> dict:
         row, epoch, weight = key if isinstance(key, tuple) else (int(key), 0, 1)
-        random = np.random.default_rng((self.seed, epoch, row)) if self.token_dropout else None
+        changes = self.token_dropout > 0 or self.cut_share > 0
+        random = np.random.default_rng((self.seed, epoch, row)) if changes else None
         source = self.pairs
         if row >= self.num_pairs:
             place = row - self.num_pairs + epoch * self.num_documents
             source, row = self.documents, self.order[place % len(self.order)]
         text = source.texts[row]
         if random is not None:
+            if random.random() < self.cut_share:
+                text = text[: random.integers(1, len(text) + 1)]
             text = with_tokens_left_out(text, self.token_dropout, random)
         return {"input_ids": text, "labels": source.labels[row], "weight": weight}
 

@@ -26,11 +26,12 @@ from .staged_trainer import StagedTrainer, StopWithoutGain
 
 WARM_START, TASK = "warm-start", "task"
 _RESULT_SETTINGS = (
-    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cutoffs", "document_epochs", "document_share", "eval_delay",
-    "early_stopping_patience", "eval_steps", "eval_strategy", "fp16", "gradient_accumulation_steps", "learning_rate",
-    "load_best_model_at_end", "lr_scheduler_type", "max_eval_queries", "max_grad_norm", "max_query_length",
-    "max_steps", "metric_for_best_model", "num_beams", "num_train_epochs", "optim", "seed",
-    "token_dropout", "train_sampling_strategy", "warmup_steps", "weight_decay",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cut_share", "cutoffs", "document_epochs",
+    "document_share", "eval_delay", "early_stopping_patience", "eval_steps", "eval_strategy", "fp16",
+    "gradient_accumulation_steps", "learning_rate", "load_best_model_at_end", "lr_scheduler_type",
+    "max_eval_queries", "max_grad_norm", "max_query_length", "max_steps", "metric_for_best_model", "num_beams",
+    "num_train_epochs", "optim", "seed", "token_dropout", "train_sampling_strategy", "warmup_steps",
+    "weight_decay",
 )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         # An attached model keeps `encode` and `add` in step with what is trained here.
         index.attach(model, processing_class)
         model.config.max_source_length = max(document_length, self.length)
-        task = PairDataset(self.pairs, self.titles, args.document_share, args.seed, args.token_dropout)
+        task = PairDataset(self.pairs, self.titles, args.document_share, args.seed, args.token_dropout, args.cut_share)
         super().__init__(model, args, train_dataset=task, eval_dataset=self.queries, **kwargs)
         self.task, self.initial_weights = task, digest_of_weights(self.model)
 
@@ -115,7 +116,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         self.claim(self.run_settings())
         figures = {}
         if self.settings.document_epochs > 0:
-            documents = PairDataset(None, self.titles, 0.0, self.settings.seed, self.settings.token_dropout)
+            documents = PairDataset(None, self.titles, 0.0, self.settings.seed)
             figures[WARM_START] = self.run_stage(WARM_START, documents, self.settings.document_epochs)
         figures[TASK] = self.run_stage(TASK, self.task, self.settings.num_train_epochs)
         self.args.output_dir = str(self.run_dir)

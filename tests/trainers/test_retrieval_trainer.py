@@ -117,6 +117,18 @@ def test_other_tokens_are_left_out_every_epoch(tmp_path):
     assert kept / (whole.lengths(0).sum() + whole.lengths(1).sum()) == pytest.approx(0.5, abs=0.1)
 
 
+def test_texts_are_cut_at_a_random_place(tmp_path):
+    whole = retrieval_trainer(tmp_path / "whole").task
+    data = retrieval_trainer(tmp_path / "some", cut_share=0.5).task
+    shares = []
+    for epoch in range(4):
+        for row in range(len(data)):
+            text, cut = (part[SampleKey(row, epoch, 1)]["input_ids"].tolist() for part in (whole, data))
+            assert cut and cut == text[: len(cut)]
+            shares.append(len(cut) / len(text))
+    assert 0.4 < np.mean(np.array(shares) == 1) < 0.8 and len(set(shares)) > 3
+
+
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
 def test_batches_of_one_length_where_they_are_asked_for(tmp_path, strategy):
     trainer = retrieval_trainer(tmp_path, document_share=0.4, train_sampling_strategy=strategy)
