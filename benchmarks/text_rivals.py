@@ -7,7 +7,7 @@
 
 Ranks the documents of a BEIR folder for the queries of every split but `train`, and leaves a `run.<split>.trec` for
 each and `metrics.json`. `--train_epochs` fine-tunes the encoder on the split `train` first. A folder that has its
-`metrics.json` is done: its table is printed again. Needs `pip install lmindexer[rivals]`.
+`metrics.json` is done: its table is printed again. Needs `pip install lmindexer[benchmarks]`.
 """
 
 import argparse

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 IMPORT_NAMES = {
     "faiss-cpu": "faiss",
+    "PyStemmer": "Stemmer",
     "huggingface-hub": "huggingface_hub",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
@@ -45,6 +46,8 @@ def test_every_import_is_declared_and_every_dependency_imported():
     optional = declared("adapters", "metrics", "rivals") - declared()
     assert optional == {"evaluate", "peft", "vector_quantize_pytorch"} and optional <= used
     assert used - OURS - optional == declared()
+    of_benchmarks = declared("benchmarks") - declared()
+    assert of_benchmarks == {"Stemmer", "bm25s", "sentence_transformers"} <= imported(ROOT / "benchmarks")
 
 
 def test_every_import_of_the_tests_is_declared():
