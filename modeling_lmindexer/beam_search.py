@@ -34,6 +34,7 @@ def beam_search(
     num_codes: int | None = None,
     prompt_length: int = 1,
     static: bool | None = None,
+    renormalize: bool = False,
 ) -> tuple[LongTensor, Tensor]:
     """The most likely sequences of a tree, as `generate` with its logits processor finds them.
 
@@ -50,6 +51,8 @@ def beam_search(
         num_codes: how many codes to add; by default up to the end of the longest sequence.
         prompt_length: tokens of the prompt before the first code.
         static: see [`best_children`].
+        renormalize: whether probabilities are those among the codes that the tree allows after a prefix, as with
+            `renormalize_logits` of `generate`.
 
     Returns:
         codes `(texts, beams, codes that were added)`, each text's in ascending order, and their log-probabilities
@@ -61,6 +64,8 @@ def beam_search(
     nodes, scores = at_prompt(tree, prompt[:, prompt_length:])
     for position in range(level, last):
         log_probabilities = step(ids, parents)
+        if renormalize:
+            log_probabilities = among_children(tree, nodes, position, log_probabilities, step.columns, static)
         beams = best_children(
             tree, nodes, position, scores, log_probabilities, step.columns, num_texts, num_beams, static
         )
@@ -75,6 +80,29 @@ def at_prompt(tree: PrefixTree, codes: LongTensor) -> tuple[LongTensor, Tensor]:
     """Nodes and scores `(texts,)` of the codes `(texts, level)` in a prompt: 0, or -inf where no ID has them."""
     nodes = tree.walk(codes)
     return nodes, torch.zeros(len(codes), device=codes.device).masked_fill(nodes < 0, -torch.inf)
+
+
+def waits_for_nothing(nodes: LongTensor, static: bool | None) -> bool:
+    """Whether shapes must not depend on the tree's contents; see [`best_children`]."""
+    return nodes.device.type != "cpu" if static is None else static
+
+
+def among_children(
+    tree: PrefixTree, nodes: LongTensor, level: int, log_probabilities: Tensor, columns: Callable,
+    static: bool | None = None,
+) -> Tensor:  # fmt: skip
+    """`log_probabilities` `(rows, columns)`, those of every row's children summing up to one; arguments as for
+    [`best_children`]."""
+    if waits_for_nothing(nodes, static):
+        codes, children = tree.expand_padded(nodes, level)
+        own = log_probabilities.gather(1, columns(codes, level)).masked_fill(children < 0, -torch.inf)
+        sums = own.logsumexp(1)
+    else:
+        rows, codes, _ = tree.expand(nodes, level)
+        own = log_probabilities.take(rows * log_probabilities.shape[1] + columns(codes, level))
+        largest = own.new_full((len(nodes),), -torch.inf).scatter_reduce_(0, rows, own, "amax")
+        sums = torch.zeros_like(largest).index_add_(0, rows, (own - largest[rows]).exp()).log() + largest
+    return log_probabilities - sums.masked_fill(sums == -torch.inf, 0)[:, None]
 
 
 def best_children(
@@ -97,8 +125,7 @@ def best_children(
         static: whether shapes must not depend on the tree's contents, so that nothing waits for the device; by
             default not on the CPU, where the exact list of children is cheaper.
     """
-    static = nodes.device.type != "cpu" if static is None else static
-    choose = best_of_table if static else best_of_list
+    choose = best_of_table if waits_for_nothing(nodes, static) else best_of_list
     return choose(tree, nodes, level, scores, log_probabilities, columns, num_texts, num_beams)
 
 

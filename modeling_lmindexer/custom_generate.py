@@ -2,7 +2,13 @@
 
 import torch
 from torch import LongTensor, Tensor
-from transformers import EosTokenCriteria, MaxLengthCriteria, MT5ForConditionalGeneration, T5ForConditionalGeneration
+from transformers import (
+    EosTokenCriteria,
+    LogitNormalization,
+    MaxLengthCriteria,
+    MT5ForConditionalGeneration,
+    T5ForConditionalGeneration,
+)
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 from transformers.modeling_outputs import BaseModelOutput
@@ -45,7 +51,7 @@ def constrained_beam_search(
     Args:
         model, input_ids, logits_processor, stopping_criteria, generation_config, model_kwargs: from `generate`. Of the
             settings, `num_beams`, `num_return_sequences`, `length_penalty`, `early_stopping`, `max_new_tokens`,
-            `pad_token_id`, `return_dict_in_generate` and `output_scores` count.
+            `pad_token_id`, `renormalize_logits`, `return_dict_in_generate` and `output_scores` count.
         head: `full` for the probabilities among all tokens, as in `generate`; `codes` for those among the tokens that
             the tree has at the position, which a large vocabulary makes much cheaper. Give it to `generate`, too.
 
@@ -73,9 +79,17 @@ def constrained_beam_search(
         steps = TokenSteps(model, states, mask, head, tree, trie)
     num_tokens = generation_config.max_length - input_ids.shape[1]
     if trie.eos_token_id is None:
-        found, scores = beam_search(steps, tree, prompt, beams, num_codes=num_tokens, prompt_length=trie.prompt_length)
+        found, scores = beam_search(
+            steps, tree, prompt, beams, num_codes=num_tokens, prompt_length=trie.prompt_length,
+            renormalize=bool(generation_config.renormalize_logits),
+        )  # fmt: skip
         scores = scores / max(found.shape[2], 1) ** generation_config.length_penalty
     else:
+        if generation_config.renormalize_logits:
+            raise ValueError(
+                "Found renormalize_logits=True and sequences that end in a token: constrained_beam_search can "
+                "renormalize only those of one length. Unset it, or call generate without custom_generate."
+            )
         found, scores = beam_search_to_end(steps, tree, trie, prompt, beams, num_tokens, generation_config)
     return as_generated(prompt, found, scores, trie.prompt_length, generation_config)
 
@@ -86,10 +100,10 @@ def the_trie(processors) -> PrefixTreeLogitsProcessor:
     Raises:
         ValueError: there is none, or another one.
     """
-    tries = [p for p in processors if isinstance(p, PrefixTreeLogitsProcessor)]
-    if len(tries) == 1 and len(processors) == 1:
-        return tries[0]
-    found = ", ".join(type(p).__name__ for p in processors) or "none"
+    others = [p for p in processors if not isinstance(p, LogitNormalization)]  # which is done here
+    if len(others) == 1 and isinstance(others[0], PrefixTreeLogitsProcessor):
+        return others[0]
+    found = ", ".join(type(p).__name__ for p in others) or "none"
     raise ValueError(
         f"Found the logits processors {found}: constrained_beam_search takes one PrefixTreeLogitsProcessor and "
         "nothing else. Give it as logits_processor, and unset what makes others (in generation_config, such as "

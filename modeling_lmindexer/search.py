@@ -66,6 +66,9 @@ def search_documents(
 ) -> SearchOutput:
     """The `top_k` documents whose IDs are most likely given each text.
 
+    With `renormalize_logits` in the model's generation config, as after training with `loss_over="existing"`,
+    probabilities are those among the IDs that exist and are allowed.
+
     Args:
         model: an [`LMIndexerForSemanticID`].
         index: the [`SemanticIndex`] of its documents.
@@ -95,7 +98,8 @@ def search_documents(
     tree = (index.tree if allowed is None else index.filtered(allowed)).to(states.device).snapshot()
     check_filters(tree, len(states))
     prompt = torch.full((len(states), 1), model.config.decoder_start_token_id, device=states.device)
-    ids, scores = beam_search(IDSteps(model, states, mask), tree, prompt, num_beams)
+    renormalize = bool(model.generation_config.renormalize_logits)
+    ids, scores = beam_search(IDSteps(model, states, mask), tree, prompt, num_beams, renormalize=renormalize)
     if rescoring is not None:
         ids, scores = best_first(ids, scores, num_beams)
         scores = rescoring.rescored(index.documents_of(ids.flatten(0, 1)), scores, first_states(model, states, mask))

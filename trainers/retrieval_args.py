@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from .staged_args import StagedTrainingArguments
 
+ALL, EXISTING = "all", "existing"
+
 
 @dataclass
 class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
@@ -25,6 +27,14 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
     )
     document_share: float = field(
         default=0.0, metadata={"help": "Share of document to ID pairs among those of the task, from 0 to below 1."}
+    )
+    loss_over: str = field(
+        default=ALL,
+        metadata={
+            "help": "all: a code's probability is that among all codes, as in Eq. 14; existing: among those that "
+            "continue an ID of the index, in the search as well, which learns faster, but nothing of IDs to come.",
+            "choices": [ALL, EXISTING],
+        },
     )
     token_dropout: float = field(
         default=0.0,
@@ -73,6 +83,8 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
             raise ValueError("label_smoothing_factor has no effect on Eq. 14: leave it at 0.")
         if self.max_eval_queries is not None and self.max_eval_queries < 1:
             raise ValueError(f"max_eval_queries is {self.max_eval_queries}; give at least 1, or none for all.")
+        if self.loss_over not in (ALL, EXISTING):
+            raise ValueError(f"loss_over is {self.loss_over!r}; expected {ALL} or {EXISTING}.")
         if not 0 <= self.token_dropout < 1 or not 0 <= self.cut_share <= 1:
             raise ValueError(
                 f"token_dropout is {self.token_dropout}, cut_share {self.cut_share}; the first is from 0 to below 1, "

@@ -15,11 +15,12 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from modeling_lmindexer import DocumentVectors, SemanticIndex
 
+from .existing_codes import existing_codes
 from .figures import loss_curve
 from .length_sampler import LengthBatchSampler
 from .prefix_sampler import PrefixBatchSampler
 from .retrieval import Queries, Rankings, Searcher
-from .retrieval_args import SemanticRetrievalTrainingArguments
+from .retrieval_args import EXISTING, SemanticRetrievalTrainingArguments
 from .retrieval_data import PairCollator, PairDataset, Pairs, UnusablePairsError
 from .run_settings import digest_of_weights, model_settings, named_settings
 from .staged_trainer import StagedTrainer, StopWithoutGain
@@ -28,7 +29,7 @@ WARM_START, TASK = "warm-start", "task"
 _RESULT_SETTINGS = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cut_share", "cutoffs", "document_epochs",
     "document_share", "eval_delay", "early_stopping_patience", "eval_steps", "eval_strategy", "fp16",
-    "gradient_accumulation_steps", "learning_rate", "load_best_model_at_end", "lr_scheduler_type",
+    "gradient_accumulation_steps", "learning_rate", "load_best_model_at_end", "loss_over", "lr_scheduler_type",
     "max_eval_queries", "max_grad_norm", "max_query_length", "max_steps", "metric_for_best_model", "num_beams",
     "num_train_epochs", "optim", "seed", "token_dropout", "train_sampling_strategy", "warmup_steps",
     "weight_decay",
@@ -95,6 +96,9 @@ class SemanticRetrievalTrainer(StagedTrainer):
         model.config.max_source_length = max(document_length, self.length)
         task = PairDataset(self.pairs, self.titles, args.document_share, args.seed, args.token_dropout, args.cut_share)
         super().__init__(model, args, train_dataset=task, eval_dataset=self.queries, **kwargs)
+        self.existing = index.tree.to(self.args.device).snapshot()
+        if args.loss_over == EXISTING:  # what is learned so is to be searched so, wherever the model is loaded
+            self.unwrap().generation_config.renormalize_logits = True
         self.task, self.initial_weights = task, digest_of_weights(self.model)
 
     def read(self, table: datasets.Dataset, target: str, what: str, length: int) -> Pairs:
@@ -206,16 +210,22 @@ class SemanticRetrievalTrainer(StagedTrainer):
         return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Eq. 14: the cross-entropy of every position's code, summed, in the mean over the global batch's pairs."""
+        """Eq. 14: the cross-entropy of every position's code, summed, in the mean over the global batch's pairs.
+
+        With `loss_over="existing"` of codes that continue an ID of the index; see [`existing_codes`].
+        """
         counts, labels = inputs.pop("counts"), inputs.pop("labels")
         plain = self.unwrap_for_reading(model)
         # Without labels, for the model would compute a loss of its own, in which fillers count.
         outputs = model(**inputs, decoder_input_ids=plain.prepare_decoder_input_ids_from_labels(labels))
         offsets = plain.config.position_offsets
-        terms = [
-            F.cross_entropy(scores.float(), labels[:, position] - offsets[position], reduction="none")
-            for position, scores in enumerate(outputs.code_logits)
-        ]
+        terms = []
+        for position, scores in enumerate(outputs.code_logits):
+            offset, scores = offsets[position], scores.float()
+            if self.settings.loss_over == EXISTING:
+                known = existing_codes(self.existing, labels, position, offset, scores.shape[1])
+                scores = scores.masked_fill(~known, -torch.inf)
+            terms.append(F.cross_entropy(scores, labels[:, position] - offset, reduction="none"))
         if num_items_in_batch is None:
             num_items_in_batch = self.accelerator.reduce(counts.sum(), "sum")
         # DDP averages gradients over processes; the mean over all pairs is what is wanted.

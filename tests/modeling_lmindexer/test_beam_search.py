@@ -69,6 +69,34 @@ def test_the_best_of_what_each_text_may_have(data, sequences, number, texts, sta
         assert alive.sum() == len(expected)
 
 
+@settings(max_examples=40, deadline=None, database=None)
+@given(st.data(), sequences_of_three, st.integers(1, 3), st.booleans())
+def test_renormalized_probabilities_are_those_among_what_is_allowed(data, sequences, texts, static):
+    """All that a text may have sums up to one, and a sequence's score is the product over its own choices."""
+    tree, steps = PrefixTree.from_sequences(sequences), TableSteps()
+    flags = st.lists(st.booleans(), min_size=len(sequences), max_size=len(sequences))
+    masks = data.draw(st.lists(flags, min_size=texts, max_size=texts))
+    tree = tree.filtered(torch.tensor(masks))
+    prompt = [[9 + text] for text in range(texts)]
+    ids, scores = beam_search(
+        steps, tree, torch.tensor(prompt), len(sequences), static=static, renormalize=True
+    )  # fmt: skip
+    for text, mask in enumerate(masks):
+        own = [s for s, kept in zip(sequences, mask, strict=True) if kept]
+        alive = scores[text] > -torch.inf
+        assert list(map(tuple, ids[text][alive].tolist())) == sorted(own)
+        expected = []
+        for sequence in sorted(own):
+            score = 0.0
+            for level, code in enumerate(sequence):
+                siblings = {s[level] for s in own if s[:level] == sequence[:level]}
+                row = steps(torch.tensor([[*prompt[text], *sequence[:level]]]), None)[0]
+                score += float(row[code] - row[sorted(siblings)].logsumexp(0))
+            expected.append(score)
+        assert scores[text][alive].tolist() == pytest.approx(expected, abs=1e-4)
+        assert not own or sum(map(math.exp, expected)) == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.parametrize("static", [False, True])
 def test_rows_added_to_a_live_tree_come_in_their_order(static):
     """Codes behind the last compaction stand last in a padded row; ties go to the first ID all the same."""

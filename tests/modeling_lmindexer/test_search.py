@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import KINDS, SIZES, all_ids, beams, exhaustive_scores, tiny_inputs, tiny_model
 
-from modeling_lmindexer import SemanticIndex, search
+from modeling_lmindexer import SemanticIndex, constrained_beam_search, search
 from modeling_lmindexer.beam_search import beam_search
 
 POSITION_SIZES = [*SIZES["codebook_sizes"], SIZES["num_disambiguation_codes"]]
@@ -97,6 +97,30 @@ def test_documents_and_scores_are_those_of_generate(kind, number):
         expected = found_by_generate(model, index, trie, number)
         result = model.search(**tiny_inputs(), index=index, num_beams=number, top_k=number, allowed=allowed)
         assert_found(result, *expected)
+
+
+@pytest.mark.parametrize("number", [3, 40])
+def test_renormalized_scores_are_those_of_generate_too(number, tmp_path):
+    """Said once in the generation config, which a folder keeps; all documents there are share a probability of one."""
+    model, index = tiny_model("t5"), random_index(40)
+    plain = model.search(**tiny_inputs(), index=index, num_beams=number, top_k=number)
+    model.generation_config.renormalize_logits = True
+    model.save_pretrained(tmp_path)
+    model = type(model).from_pretrained(tmp_path).eval()
+    some = np.arange(40) % 3 > 0
+    for allowed in (None, some):
+        trie = index.logits_processor if allowed is None else index.logits_processor.filtered(allowed)
+        result = model.search(**tiny_inputs(), index=index, num_beams=number, top_k=number, allowed=allowed)
+        assert_found(result, *found_by_generate(model, index, trie, number))
+        quick = model.generate(
+            **tiny_inputs(), num_beams=number, num_return_sequences=number, logits_processor=trie,
+            custom_generate=constrained_beam_search,
+        )  # fmt: skip
+        documents = [sum(index.documents_of(row), []) for row in quick.unflatten(0, (3, -1))]
+        assert documents == result.documents
+        if number == 40:
+            torch.testing.assert_close(result.scores.exp().sum(1), torch.ones(3), atol=1e-5, rtol=0)
+    assert not torch.allclose(plain.scores[:, :3], result.scores[:, :3])
 
 
 @pytest.mark.parametrize("number", [3, 20])

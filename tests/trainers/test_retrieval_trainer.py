@@ -52,6 +52,31 @@ def test_the_loss_is_that_of_eq_14(tmp_path):
     assert trainer.compute_loss(model, batch).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_loss_over_existing_ids_is_that_of_one_among_them(tmp_path):
+    """Minus the log of an ID's share in the probability of all IDs, by hand; the search says the same."""
+    trainer = retrieval_trainer(tmp_path, queries=False, loss_over="existing")
+    row = trainer.train_dataset[SampleKey(3, 0, 1)]
+    batch = trainer.get_train_dataloader().collate_fn([row])
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    model, index = trainer.model.eval(), trainer.index
+    loss = trainer.compute_loss(model, batch)
+    number = len(index)
+    found = model.search(**inputs, index=index, num_beams=number, top_k=number)
+    score = found.scores[0][(found.sequences[0] == torch.tensor(row["labels"])).all(1)].item()
+    assert loss.item() == pytest.approx(-score, rel=1e-5)
+    assert found.scores.exp().sum().item() == pytest.approx(1, rel=1e-4)
+    loss.backward()
+    gradient = model.codebooks.learned[0].weight.grad.norm(dim=1)
+    nobody = sorted(set(range(len(gradient))) - set(index.codes[:, 0].tolist()))
+    assert not gradient[nobody].any(), "what nobody has is not learned"
+    assert type(model).from_pretrained(saved(model, tmp_path)).generation_config.renormalize_logits
+
+
+def saved(model, folder):
+    model.save_pretrained(folder / "saved")
+    return folder / "saved"
+
+
 @pytest.mark.parametrize(("size", "steps"), [(4, 3), (6, 2), (12, 1)])
 def test_accumulated_gradients_are_those_of_one_batch(tmp_path, size, steps):
     """Of twelve pairs, cut anyhow."""
