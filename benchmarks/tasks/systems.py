@@ -1,18 +1,20 @@
 """What a set's queries ask for, the systems that need no training, and how runs become recorded figures."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
+from data.beir import BeirFolder
 from data.histories import History, read_histories
 
-from metrics.ranking_quality import fuse, ranking_figures, read_qrels, read_run
+from metrics.ranking_quality import RankingFigures, fuse, ranking_figures, read_run
 from tasks.counting import recommendations
+from tasks.lexical import BM25, BM25Settings
 from tasks.plan import TaskSet
 from tasks.records import Records
 from tasks.training import SEQUENCES
 
 _DEPTH = 20
-COUNTED = "co-occurrence"
+COUNTED, BY_WORDS = "co-occurrence", "BM25"
 
 
 class Judged:
@@ -37,27 +39,40 @@ class Judged:
         """By split, gains by query and document."""
         if self.counts:
             return {"test": {history.user: {history.items[-1]: 1} for history in self.histories}}
-        found = {path.stem: read_qrels(path) for path in sorted((self.folder / "qrels").glob("test*.tsv"))}
-        return {
-            split: {query: row for query, row in own.items() if any(gain > 0 for gain in row.values())}
-            for split, own in found.items()
-        }
+        splits = [name for name in self.beir.splits() if name not in ("train", "dev")]
+        return {split: self.beir.qrels(split) for split in splits}
 
     @cached_property
-    def untrained(self) -> dict[str, dict]:
-        """Rankings of the test split by systems that need no training, of recommendation."""
-        if not self.counts:
-            return {}
+    def beir(self) -> BeirFolder:
+        """Of search and retrieval."""
+        return BeirFolder(self.folder)
+
+    @cached_property
+    def untrained(self) -> dict[str, dict[str, dict]]:
+        """By system that needs no training and split, rankings by query."""
+        if self.counts:
+            count = partial(recommendations, self.histories, _DEPTH)
+            found = {
+                "popularity": count(with_validation=False, counted=False),
+                COUNTED: count(with_validation=False),
+                f"{COUNTED}, validation counted": count(with_validation=True),
+            }
+            return {name: {"test": rankings} for name, rankings in found.items()}
+        documents = self.beir.documents
+        bm25 = BM25(list(documents["id"]), list(documents["text"]), BM25Settings(stemmer="english"))
+        texts = self.beir.queries
         return {
-            "popularity": recommendations(self.histories, _DEPTH, with_validation=False, counted=False),
-            COUNTED: recommendations(self.histories, _DEPTH, with_validation=False),
-            f"{COUNTED}, validation counted": recommendations(self.histories, _DEPTH, with_validation=True),
+            BY_WORDS: {
+                split: bm25({query: texts[query] for query in judged}, _DEPTH).documents
+                for split, judged in self.qrels.items()
+            }
         }
 
     def record_untrained(self, records: Records) -> None:
         """Figures of [`Judged.untrained`]."""
-        for name, rankings in self.untrained.items():
-            records.add("test", name, 0, self.figures(rankings, "test"))
+        for name, by_split in self.untrained.items():
+            for split, rankings in by_split.items():
+                records.add(split, name, 0, self.figures(rankings, split))
 
     def record(self, records: Records, name: str, seed: int, folder: Path, fused: bool) -> None:
         """Figures of the runs in a folder, one per test split.
@@ -78,11 +93,10 @@ class Judged:
             raise FileNotFoundError(f"{folder} has no run of {', '.join(self.qrels)}: expected run.<split>.trec.")
         for split, rankings in runs.items():
             records.add(split, name, seed, self.figures(rankings, split))
-            reference = self.untrained.get(self.entry.reference)
-            if fused and reference:
-                both = fuse([rankings, reference], _DEPTH)
+            if fused:
+                both = fuse([rankings, self.untrained[self.entry.reference][split]], _DEPTH)
                 records.add(split, f"{name} + {self.entry.reference}", seed, self.figures(both, split))
 
-    def figures(self, rankings: dict, split: str):
+    def figures(self, rankings: dict, split: str) -> RankingFigures:
         """Figures of a split's rankings; see [`ranking_figures`]."""
         return ranking_figures(rankings, self.qrels[split], self.entry.measures)

@@ -31,8 +31,8 @@ def paired_test(first: RankingFigures, second: RankingFigures, measure: str, see
             raise RankingError(f"There is no {measure}; there are {', '.join(figures.values)}.")
     differences = first.values[measure] - second.values[measure]
     kept = differences[differences != 0]  # a sign changes nothing of the others
-    if not len(kept):
-        return PairedTest(0.0, 1.0)
+    if len(kept) < 2:  # either sign of a single difference is as far from 0
+        return PairedTest(float(differences.mean()), 1.0)
     found = permutation_test(
         (kept,), lambda values, axis: values.sum(axis=axis), permutation_type="samples", n_resamples=9999,
         vectorized=True, batch=max(1, 2**22 // len(kept)), rng=np.random.default_rng(seed),

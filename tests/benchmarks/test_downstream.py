@@ -2,6 +2,7 @@
 
 import gzip
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -82,6 +83,31 @@ def test_the_tables(module, data, tmp_path, monkeypatch, capsys):
     assert "| 1.0000          | +1.0000 (p 0.0005)" in lines["perfect"]
     assert "| 2     | 0.5000 (0.7071)" in lines["half"]
     assert "perfect + co-occurrence" in lines and "0.0000" in lines["co-occurrence"]
+
+
+def test_the_tables_of_a_beir_folder(module, tmp_path, monkeypatch, capsys):
+    """BM25 beside every run, one table per test split; `dev` and `train` are none."""
+    pytest.importorskip("bm25s")
+    folder = tmp_path / "data" / "nfcorpus"
+    (folder / "qrels").mkdir(parents=True)
+    words = ["red apple pie", "green apple tart", "blue cheese dip", "yellow plum jam"]
+    rows = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(words)]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    queries = [{"_id": f"q{i}", "text": text} for i, text in enumerate(["plum", "cheese", "apple tart", "nothing"])]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    for split, judged in (("test", "q0\td3\t1\nq3\td0\t1\n"), ("test_unseen", "q1\td2\t2\n"), ("dev", "q2\td1\t1\n")):
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    run = tmp_path / "run"
+    run.mkdir()
+    write_run(run / "run.test.trec", {"q3": ["d0"]}, None)
+    common = ["--set", "nfcorpus", "--records", str(tmp_path / "records")]
+    for more in (["record", *common, "--data", str(folder.parent), "--runs", f"own={run}"], ["tables", *common]):
+        monkeypatch.setattr(sys, "argv", ["downstream.py", *more])
+        module("downstream").main()
+    out = capsys.readouterr().out
+    assert "nfcorpus, test, 2 queries" in out and "nfcorpus, test_unseen, 1 queries" in out and "dev" not in out
+    found = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in out.splitlines() if "| 1 " in line}
+    assert found["own"] == "0.5000" and found["own + BM25"] == "1.0000" and found["BM25"] == "1.0000"
 
 
 def test_records_keep_the_newest_and_the_order_of_systems(module, tmp_path):
@@ -181,7 +207,7 @@ def test_counting_on_scientific(module):
     """As others counted: R@5 .0831, N@5 .0697, R@10 .0992, N@10 .0748; .0881 and .1047 with validation items."""
     entry = module("tasks.plan").read_plan(ROOT / "benchmarks" / "downstream.yaml").sets["scientific"]
     judged = module("tasks.systems").Judged(entry, Path(os.environ["LMINDEXER_DATA"]))
-    figures = {name: judged.figures(rankings, "test").means() for name, rankings in judged.untrained.items()}
+    figures = {name: judged.figures(found["test"], "test").means() for name, found in judged.untrained.items()}
     assert list(figures["co-occurrence"].values()) == pytest.approx([0.0831, 0.0697, 0.0992, 0.0748], abs=2e-4)
     counted = figures["co-occurrence, validation counted"]
     assert counted["recall@5"] == pytest.approx(0.0881, abs=3e-4)
