@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100, help="at most")
     parser.add_argument("--patience", type=int, default=8, help="epochs without a better one, after which it ends")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|rectools|recbole)\b.*")
+    warnings.filterwarnings("ignore", module=r"(pydantic|pytorch_lightning|rectools|recbole)\b.*")
     try:
         found = run(options)
     except (ValueError, OSError, ImportError) as error:

@@ -88,8 +88,8 @@ def rankings_of(rival: Rival, sequences: Sequences, last: int, depth: int = _DEP
     """What is recommended to every user in place of the item `last` from the end, of what the user has not had."""
     import torch
 
-    histories, rankings = sequences.before(last), []
-    places = {item: place for place, item in enumerate(rival.items)}
+    histories, names, rankings = sequences.before(last), rival.items, []
+    places = {item: place for place, item in enumerate(names)}
     for first in range(0, len(histories), _SCORED):
         some = histories[first : first + _SCORED]
         scores = rival.scores(first, some)
@@ -97,7 +97,7 @@ def rankings_of(rival: Rival, sequences: Sequences, last: int, depth: int = _DEP
             row[[places[item] for item in items if item in places]] = -torch.inf
         best = scores.topk(min(depth, len(places)))
         for values, found in zip(best.values.isfinite(), best.indices, strict=True):
-            rankings.append([rival.items[place] for place in found[values].tolist()])
+            rankings.append([names[place] for place in found[values].tolist()])
     return dict(zip(sequences.users, rankings, strict=True))
 
 
@@ -127,7 +127,7 @@ def learn(
         report: called with every point of the curve.
 
     Returns:
-        The curve: per epoch its loss, its figures on the validation items, and the processor's minutes since the start.
+        The curve: per epoch its loss, its figures on the validation items, and minutes of the processor so far.
     """
     curve, best, state, started = [], 0, {}, time.process_time()
     for epoch in range(1, epochs + 1):

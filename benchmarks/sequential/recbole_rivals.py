@@ -4,7 +4,6 @@ RecBole's own evaluation recommends what a user has had, so that its trainer wou
 """
 
 import copy
-import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -61,10 +60,14 @@ class RecBoleRival:
         from recbole.utils import get_model, init_seed
 
         init_seed(seed, reproducibility=True)
-        chosen = {feature: features[feature] for feature in getattr(settings, "selected_features", ())}
-        self._name = {"gru4rec": "GRU4Rec", "hgn": "HGN", "fdsa": "FDSA"}[name]
-        self._config, self._dataset = _load(self._name, histories, asdict(settings), chosen)
-        self._model = get_model(self._name)(self._config, self._dataset)
+        wanted = getattr(settings, "selected_features", ())
+        missing = [feature for feature in wanted if feature not in features]
+        if missing:
+            raise ValueError(f"selected_features: there is no {missing[0]!r}; there are {', '.join(features)}")
+        chosen = {feature: features[feature] for feature in wanted}
+        kind = {"gru4rec": "GRU4Rec", "hgn": "HGN", "fdsa": "FDSA"}[name]
+        config, self._dataset = _load(kind, histories, asdict(settings), chosen)
+        self._model = get_model(kind)(config, self._dataset)
         self._optimizer = torch.optim.Adam(
             self._model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -136,7 +139,6 @@ def _load(name: str, histories: Sequence[Sequence[str]], settings: dict, feature
                     "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "TO", "group_by": "user", "mode": "full"},
                 },
             )  # fmt: skip
-        logging.getLogger().setLevel(logging.WARNING)
         return config, create_dataset(config).build()[0]  # a user's samples are all to learn from
 
 

@@ -196,11 +196,11 @@ def test_a_planted_chain_is_learned(model, module, tmp_path, monkeypatch):
         small += ["batch_size=16", "dropout_rate=0.0", "session_max_len=8"]
     else:
         small += ["train_batch_size=16", "learning_rate=0.01", "MAX_ITEM_LIST_LENGTH=8"]
-    runs = []
+    epochs, runs = 15 if MODELS[model] == "rectools" else 5, []
     for folder in ("first", "second"):
         command(
             monkeypatch, rivals, "--model", model, "--sequences_file", tmp_path / "sequences.txt",
-            "--items_file", tmp_path / "items.jsonl", "--output_dir", tmp_path / folder, "--epochs", {"rectools": 15, "recbole": 5}[MODELS[model]],
+            "--items_file", tmp_path / "items.jsonl", "--output_dir", tmp_path / folder, "--epochs", epochs,
             "--settings", *small,
         )  # fmt: skip
         runs.append((tmp_path / folder / "run.test.trec").read_text())
@@ -213,3 +213,48 @@ def test_a_planted_chain_is_learned(model, module, tmp_path, monkeypatch):
         assert len(rankings[name]) == _ITEMS - len(items) + 1, "every other item is ranked"
         found += items[-1] in rankings[name][:3]
     assert found >= 0.8 * len(starts)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "BCE", "gBCE"])
+@pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
+def test_what_is_faster_is_the_same(model, loss, module):
+    """Losses without the padding are RecTools', and so are the rankings."""
+    pytest.importorskip("rectools")
+    from rectools.models.nn.transformers.lightning import TransformerLightningModule
+
+    kind = module("sequential_rivals").SETTINGS[model]
+    protocol, rivals = module("sequential.protocol"), module("sequential.rectools_rivals")
+    draw = random.Random(1)
+    users = [[str(item) for item in draw.sample(range(30), draw.randrange(4, 12))] for _ in range(40)]
+    sequences = protocol.Sequences([f"u{user}" for user in range(40)], users)
+    small = kind(n_factors=16, session_max_len=6, dropout_rate=0.0, loss=loss, n_negatives=5, batch_size=40)
+    rival = rivals.RecToolsRival(model, sequences.before(2), small, 0)
+    rival.train_epoch()
+    network = rival._model.lightning_model
+    network.trainer = None
+    for batch in rival._model.data_preparator.get_dataloader_train():
+        plain = TransformerLightningModule.training_step(network, batch, 0)
+        assert network.training_step(batch, 0).item() == pytest.approx(plain.item(), rel=1e-5)
+    found = rival._model.recommend(list(range(40)), rivals._dataset(sequences.before(1)), 20, filter_viewed=True)
+    expected = found.groupby("user_id")["item_id"].agg(list).tolist()
+    assert list(protocol.rankings_of(rival, sequences, 1).values()) == expected
+
+
+def test_what_is_asked_is_what_was_learned(module):
+    """A history is given to a model of RecBole in the form of the samples that it learned from, also a long one."""
+    pytest.importorskip("recbole")
+    rivals, draw = module("sequential.recbole_rivals"), random.Random(2)
+    histories = [draw.sample([f"i{item}" for item in range(30)], draw.randrange(2, 9)) for _ in range(20)]
+    rival = rivals.RecBoleRival("hgn", histories, rivals.HGNSettings(MAX_ITEM_LIST_LENGTH=4), 0, {})
+    names = {part: rival._dataset.field2id_token[part] for part in ("user_id", "item_id")}
+    learned = {}
+    for sample in range(len(rival._samples)):
+        row = rival._samples[sample]
+        user, item = (str(names[part][int(row[part])]) for part in names)
+        learned[user, item] = (int(row["user_id"]), row["item_id_list"].tolist(), int(row["item_length"]))
+    assert len(learned) == sum(len(items) - 1 for items in histories)
+    asked = rival._questions(0, [items[:-1] for items in histories])
+    for user, items in enumerate(histories):
+        own = asked[user]
+        expected = learned[str(user), items[-1]]
+        assert (int(own["user_id"]), own["item_id_list"].tolist(), int(own["item_length"])) == expected
