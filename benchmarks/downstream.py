@@ -17,6 +17,8 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -62,20 +64,45 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     return options, plan
 
 
-def asked(options: argparse.Namespace, plan: Plan):
-    """Name, settings, kind of IDs and seed of every run that is asked for."""
+@dataclass(frozen=True)
+class Run:
+    """A generative model to train: a row of the plan, on one kind of IDs, with one seed.
+
+    Attributes:
+        row: its name.
+        settings: of `run_retrieval.py`.
+        kind: of the IDs, as in the tables.
+        method: that makes them.
+        sizes: of the codebooks.
+        seed: of IDs and training.
+    """
+
+    row: str
+    settings: dict
+    kind: str
+    method: str
+    sizes: list[int]
+    seed: int
+
+    def index(self, options: argparse.Namespace) -> Path:
+        """Where the IDs are."""
+        sizes = "x".join(map(str, self.sizes))
+        return options.output_dir / "indexes" / f"{options.set}-{self.method}-{sizes}-{self.seed}"
+
+    def folder(self, options: argparse.Namespace) -> Path:
+        """Where the trained model is."""
+        return options.output_dir / "runs" / f"{options.set}-{self.method}-{self.row.replace(' ', '_')}-{self.seed}"
+
+
+def asked(options: argparse.Namespace, plan: Plan) -> Iterator[Run]:
+    """The runs that the command line is about."""
     for name, row in plan.rows.items():
         if name not in (getattr(options, "rows", None) or plan.rows):
             continue
         for seed in options.seeds or row.seeds:
             for kind in row.identifiers:
                 if kind in (options.identifiers or plan.identifiers):
-                    yield name, row.settings, kind, seed
-
-
-def index_folder(options: argparse.Namespace, plan: Plan, kind: str, seed: int) -> Path:
-    """Where the IDs of a kind are."""
-    return options.output_dir / "indexes" / f"{options.set}-{plan.identifiers[kind]}-{seed}"
+                    yield Run(name, row.settings, kind, plan.identifiers[kind], row.sizes or plan.sizes, seed)
 
 
 def make_indexes(options: argparse.Namespace, plan: Plan) -> None:
@@ -91,22 +118,19 @@ def make_indexes(options: argparse.Namespace, plan: Plan) -> None:
         read_quality_plan(HERE / "id_quality.yaml"), plan.family, lambda _: options.encoder, options.data, results,
         results.folder / "encoder_states",
     )  # fmt: skip
-    for kind, seed in dict.fromkeys((kind, seed) for _, _, kind, seed in asked(options, plan)):
-        folder = index_folder(options, plan, kind, seed)
-        make_index(bench, plan.identifiers[kind], options.set, plan.sizes, seed, folder)
+    for run in asked(options, plan):
+        make_index(bench, run.method, options.set, run.sizes, run.seed, run.index(options))
 
 
 def train_all(options: argparse.Namespace, plan: Plan) -> None:
     """The command `train`."""
     entry = plan.sets[options.set]
     judged, records = Judged(entry, options.data), Records(options.records, options.set)
-    for row, settings, kind, seed in asked(options, plan):
-        name = f"{options.set}-{plan.identifiers[kind]}-{row.replace(' ', '_')}-{seed}"
-        folder = options.output_dir / "runs" / name
-        index = index_folder(options, plan, kind, seed)
-        train(command_of(entry, options.data, index, settings, seed, folder), folder)
-        judged.record(records, f"{kind}, {row}", seed, folder, fused=True)
-        print(f"{kind}, {row}, seed {seed}: {folder}", flush=True)
+    for run in asked(options, plan):
+        folder = run.folder(options)
+        train(command_of(entry, options.data, run.index(options), run.settings, run.seed, folder), folder)
+        judged.record(records, f"{run.kind}, {run.row}", run.seed, folder, fused=True)
+        print(f"{run.kind}, {run.row}, seed {run.seed}: {folder}", flush=True)
 
 
 def record(options: argparse.Namespace, plan: Plan) -> None:

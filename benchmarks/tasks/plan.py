@@ -36,11 +36,13 @@ class Row:
         settings: of `run_retrieval.py`, above those of the set.
         identifiers: kinds of IDs that it is trained on.
         seeds: of IDs and training alike.
+        sizes: of the codebooks, where they are not the plan's: for figures by length and by codebook.
     """
 
     settings: dict = field(default_factory=dict)
     identifiers: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0])
+    sizes: list[int] | None = None
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,45 @@ def test_what_is_run(module, data, tmp_path):
     training.train([sys.executable, "-c", script], tmp_path / "run")  # done already
 
 
+def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
+    """Every kind of IDs and seed of a row, with its own codebooks; `index` and `train` mean the same folders."""
+    downstream, made, trained, recorded = module("downstream"), [], [], []
+    text = (ROOT / "benchmarks" / "downstream.yaml").read_text()
+    config = tmp_path / "plan.yaml"
+    rows = {
+        "new": {"identifiers": ["random", "HC"], "seeds": [0, 1]},
+        "two codes": {"identifiers": ["HC"], "sizes": [9, 8]},
+    }
+    config.write_text(text[: text.index("\nrows:")] + "\nrows: " + json.dumps(rows))
+    monkeypatch.setattr(downstream, "make_index", lambda bench, *values: made.append(values))
+    monkeypatch.setattr(downstream, "train", lambda command, folder: trained.append(command))
+    record = lambda self, records, name, seed, folder, fused: recorded.append((name, seed, folder.name))  # noqa: E731
+    monkeypatch.setattr(downstream.Judged, "record", record)
+    common = [
+        "--config",
+        config,
+        "--set",
+        "beauty",
+        "--data",
+        tmp_path,
+        "--output_dir",
+        tmp_path,
+        "--records",
+        tmp_path,
+    ]
+    for more in (["index", "--encoder", tmp_path, "--seeds", 0], ["train"], ["train", "--rows", "two codes"]):
+        monkeypatch.setattr(sys, "argv", ["downstream.py", *map(str, [more[0], *common, *more[1:]])])
+        downstream.main()
+    assert [(method, sizes, seed, folder.name) for method, _, sizes, seed, folder in made] == [
+        ("random", [128] * 3, 0, "beauty-random-128x128x128-0"), ("hc", [128] * 3, 0, "beauty-hc-128x128x128-0"),
+        ("hc", [9, 8], 0, "beauty-hc-9x8-0"),
+    ]  # fmt: skip
+    names = [(name, seed) for name, seed, _ in recorded]
+    once = [("random, new", 0), ("HC, new", 0), ("random, new", 1), ("HC, new", 1), ("HC, two codes", 0)]
+    assert names == [*once, once[-1]] and recorded[-1][2] == "beauty-hc-two_codes-0"
+    assert str(made[2][-1]) in trained[-1] and str(made[0][-1]) in trained[0]
+
+
 def test_the_plan_names_what_there_is(module, tmp_path):
     plan = module("tasks.plan")
     read = plan.read_plan(ROOT / "benchmarks" / "downstream.yaml")
