@@ -3,7 +3,7 @@
     python3.11 -m venv rivals && rivals/bin/pip install -r benchmarks/requirements-rivals.txt
     rivals/bin/python benchmarks/sequential_rivals.py --model sasrec --preset scientific \
         --sequences_file sequences.txt.gz --output_dir outputs/sasrec
-    python benchmarks/downstream.py --set scientific --runs SASRec=outputs/sasrec
+    python benchmarks/downstream.py record --set scientific --runs SASRec=outputs/sasrec
 
 Each learns from all but the last two items of every user. The epoch is chosen on the last but one, as are the settings
 of `sequential_rivals.yaml`; then every user's last item is ranked among all that the user has not had, after a history

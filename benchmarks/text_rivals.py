@@ -22,6 +22,7 @@ from data.beir import BeirFolder
 from data.rows import CorpusError
 from tasks.dense import DualEncoder, FineTuning, fine_tune
 from tasks.lexical import BM25, BM25Settings
+from tasks.training import claim
 
 from metrics.ranking_quality import confidence_interval, ranking_figures, write_run
 from modeling_lmindexer.folder import write_json
@@ -53,7 +54,6 @@ def measure(options: argparse.Namespace) -> dict:
     qrels = {split: folder.qrels(split) for split in folder.splits() if split != "train"}
     if not qrels:
         raise CorpusError(f"{options.beir_dir}/qrels has {folder.splits()}; expected a split to measure.")
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     search, metrics = searcher(options, folder), {}
     for split, judged in qrels.items():
         found = search({query: folder.queries[query] for query in judged}, options.depth)
@@ -85,13 +85,12 @@ def main() -> None:
     done = options.output_dir / "metrics.json"
     try:
         settings = {name: str(value) for name, value in vars(options).items() if name != "output_dir"}
-        known = json.loads(done.read_text(encoding="utf-8")) if done.exists() else None
-        if known and known["settings"] != settings:
-            raise CorpusError(f"{done} is of a run with other settings, {known['settings']}: name another.")
-        if not known:
-            known = {"settings": settings, "splits": measure(options)}
-            write_json(done, known)
-    except (ValueError, OSError, ImportError) as error:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+        claim(options.output_dir / "settings.json", settings)  # before an encoder is trained that others would take
+        if not done.exists():
+            write_json(done, {"settings": settings, "splits": measure(options)})
+        known = json.loads(done.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")
     rows = [[name, own["queries"], *own["figures"].values()] for name, own in known["splits"].items()]
     print(format_table(["split", "queries", *MEASURES], rows, digits=4))

@@ -74,9 +74,13 @@ def read_expected(expect: list[str], given: list[str], source: Source) -> dict:
     if len(expect) > 1:
         raise ValueError("--expect is one SOURCE.json, or a sha256 of 64 small hexadecimal digits per input.")
     try:
-        return json.loads(Path(expect[0]).read_text(encoding="utf-8"))
+        found = json.loads(Path(expect[0]).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{expect[0]} is not JSON ({error}); expected a SOURCE.json.") from error
+    files = [*found.get("inputs", []), *found.get("outputs", [])] if isinstance(found, dict) else [None]
+    if not all(isinstance(file, dict) and "sha256" in file for file in files):
+        raise ValueError(f"{expect[0]} does not say which files it is about; expected a SOURCE.json.")
+    return found
 
 
 def check(found: dict, expected: dict) -> None:

@@ -33,6 +33,7 @@ from trainers.id_tokens import add_id_tokens
 from trainers.model_folder import whole_folder
 from trainers.report import format_table
 from trainers.retrieval import Queries
+from trainers.retrieval_args import EXISTING
 from trainers.retrieval_start import indexer_for
 from trainers.task_card import TaskCard, write_task_card
 
@@ -81,6 +82,16 @@ def load_start(arguments: StartArguments, texts: list[str], seed: int):
     return indexer_for(index, shape, seed, **length), tokenizer, index
 
 
+def check_ids(index: SemanticIndex, documents) -> None:
+    """Raises CorpusError where the index has numbers for ids and the documents text, or the other way round."""
+    kinds = {type(index.document_ids[0]), type(documents["id"][0])}
+    if len(kinds) > 1:
+        raise CorpusError(
+            f"The index has ids such as {index.document_ids[0]!r}, the documents such as {documents['id'][0]!r}: make "
+            "the index from the same file, with ids as text (of a BEIR folder they always are)."
+        )
+
+
 def check_rescoring(weight: float, index: SemanticIndex, documents) -> None:
     """Raises CorpusError for what would stop the rescoring after all the training."""
     if not 0 <= weight < float("inf"):
@@ -97,8 +108,12 @@ def without_new(new: NewDocuments, task: Task, index: SemanticIndex, start: Star
     """Task and index to train with."""
     reads = training.document_epochs > 0 or training.document_share > 0
     index = new.set_apart(index, is_own=start.index is None, reads_documents=reads)
+    if new.new_ids == "model" and training.loss_over == EXISTING:
+        raise CorpusError("--new_ids model writes IDs that nobody has yet, which --loss_over existing does not learn.")
     pairs, validation = new.of(task.pairs, "target", new=False), new.judged(task.validation, "seen")
-    return replace(task, pairs=pairs, validation=validation), index
+    left_out = len(task.pairs) - len(pairs)
+    origin = f"{task.origin}, without {left_out:,} of new documents" if left_out else task.origin
+    return replace(task, pairs=pairs, validation=validation, origin=origin), index
 
 
 def run(task_arguments: TaskArguments, start: StartArguments, training: SemanticRetrievalTrainingArguments) -> None:
@@ -123,7 +138,9 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
         task = None if is_recommendation else load_beir(task_arguments, seed)
         documents = task.documents if task else load_corpus(corpus_of(task_arguments))
     new = NewDocuments.choose(task_arguments, documents, seed)
-    model, tokenizer, index = load_start(start, list(documents["text"]), seed)
+    read = new.of(documents, new=False) if new else documents
+    model, tokenizer, index = load_start(start, list(read["text"]), seed)
+    check_ids(index, documents)
     check_rescoring(task_arguments.rescoring_weight, index, documents)
     if is_recommendation:
         task = load_recommendation(task_arguments, documents, index, seed)
@@ -142,12 +159,12 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
         )  # fmt: skip
     trainer = SemanticRetrievalTrainer(
         model, training, task.pairs, index, tokenizer, eval_dataset=task.validation,
-        documents=new.of(documents, new=False) if new else documents,
+        documents=read,
     )  # fmt: skip
     queries = {split: trainer.read_queries(table) for split, table in task.tests.items()}  # read before all the work
     cut = (np.concatenate([one.texts.lengths for one in queries.values()]) >= trainer.length).mean()
     if is_main and cut > 0:
-        print(f"{cut:.1%} of the test queries fill max_query_length, {trainer.length} tokens, and are cut there.")
+        print(f"{cut:.1%} of the test queries fill max_query_length, {trainer.length} tokens; longer ones are cut.")
     figures = trainer.train()
     if start.lora_rank:
         trainer.model = trainer.unwrap().merge_and_unload()
@@ -189,7 +206,8 @@ def report(
         measured = {split: metrics[split]["figures"] for split in found}
         write_task_card(card_of(trainer, task, arguments, start, table, measured, found), folder / "README.md")
     if not vectors:  # those of an earlier search would not fit the runs
-        (trainer.run_dir / VECTORS_NAME).unlink(missing_ok=True)
+        for name in (VECTORS_NAME, "run.validation.trec"):
+            (trainer.run_dir / name).unlink(missing_ok=True)
     print(f"\n{table}\n\nModel folder: {trainer.run_dir}")
 
 
@@ -208,7 +226,7 @@ def card_of(
         pairs=len(task.pairs), sizes=trainer.index.position_sizes, reading=reading, query_code=query_code,
         example=example, table=table, figures=figures, num_beams=trainer.settings.num_beams,
         dataset=Path(arguments.beir_dir or arguments.sequences_file).name, base_model=start.model_name_or_path,
-        licence=start.licence,
+        rescoring_weight=arguments.rescoring_weight, licence=start.licence,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def beam_search(
     num_codes: int | None = None,
     prompt_length: int = 1,
     static: bool | None = None,
-    renormalize: bool = False,
+    among: PrefixTree | None = None,
 ) -> tuple[LongTensor, Tensor]:
     """The most likely sequences of a tree, as `generate` with its logits processor finds them.
 
@@ -51,8 +51,8 @@ def beam_search(
         num_codes: how many codes to add; by default up to the end of the longest sequence.
         prompt_length: tokens of the prompt before the first code.
         static: see [`best_children`].
-        renormalize: whether probabilities are those among the codes that the tree allows after a prefix, as with
-            `renormalize_logits` of `generate`.
+        among: the tree, or the one that it is a filter of: probabilities are then those among the codes that this one
+            has after a prefix. With the tree itself, filters included, it is `renormalize_logits` of `generate`.
 
     Returns:
         codes `(texts, beams, codes that were added)`, each text's in ascending order, and their log-probabilities
@@ -64,8 +64,8 @@ def beam_search(
     nodes, scores = at_prompt(tree, prompt[:, prompt_length:])
     for position in range(level, last):
         log_probabilities = step(ids, parents)
-        if renormalize:
-            log_probabilities = among_children(tree, nodes, position, log_probabilities, step.columns, static)
+        if among is not None:
+            log_probabilities = among_children(among, nodes, position, log_probabilities, step.columns, static)
         beams = best_children(
             tree, nodes, position, scores, log_probabilities, step.columns, num_texts, num_beams, static
         )

@@ -81,7 +81,7 @@ def constrained_beam_search(
     if trie.eos_token_id is None:
         found, scores = beam_search(
             steps, tree, prompt, beams, num_codes=num_tokens, prompt_length=trie.prompt_length,
-            renormalize=bool(generation_config.renormalize_logits),
+            among=tree if generation_config.renormalize_logits else None,
         )  # fmt: skip
         scores = scores / max(found.shape[2], 1) ** generation_config.length_penalty
     else:

@@ -67,7 +67,8 @@ def search_documents(
     """The `top_k` documents whose IDs are most likely given each text.
 
     With `renormalize_logits` in the model's generation config, as after training with `loss_over="existing"`,
-    probabilities are those among the IDs that exist and are allowed.
+    probabilities are those among all IDs of the index. What is not `allowed` is left out afterwards; `generate` with a
+    filtered processor shares its probability out among its siblings instead.
 
     Args:
         model: an [`LMIndexerForSemanticID`].
@@ -98,8 +99,9 @@ def search_documents(
     tree = (index.tree if allowed is None else index.filtered(allowed)).to(states.device).snapshot()
     check_filters(tree, len(states))
     prompt = torch.full((len(states), 1), model.config.decoder_start_token_id, device=states.device)
-    renormalize = bool(model.generation_config.renormalize_logits)
-    ids, scores = beam_search(IDSteps(model, states, mask), tree, prompt, num_beams, renormalize=renormalize)
+    # Over all there are: a document must not get the probability of a sibling that is not allowed.
+    among = index.tree.to(states.device).snapshot() if model.generation_config.renormalize_logits else None
+    ids, scores = beam_search(IDSteps(model, states, mask), tree, prompt, num_beams, among=among)
     if rescoring is not None:
         ids, scores = best_first(ids, scores, num_beams)
         scores = rescoring.rescored(index.documents_of(ids.flatten(0, 1)), scores, first_states(model, states, mask))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from .staged_args import StagedTrainingArguments
 
 ALL, EXISTING = "all", "existing"
+SAMPLING = ["group_by_length", "random"]
 
 
 @dataclass
@@ -19,7 +20,10 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or share of the steps, of warm-up."})
     train_sampling_strategy: str = field(
         default="group_by_length",
-        metadata={"help": "group_by_length: batches of texts of about one length; random: of any."},
+        metadata={
+            "help": "group_by_length: batches of texts of about one length; random: of any.",
+            "choices": SAMPLING,
+        },
     )
     logging_steps: float = field(default=0.02, metadata={"help": "Steps, or share of the steps, between logs."})
     document_epochs: float = field(
@@ -38,7 +42,7 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
     )
     token_dropout: float = field(
         default=0.0,
-        metadata={"help": "Share of a text's tokens left out in training, others every epoch; from 0 to below 1."},
+        metadata={"help": "Share of a text's tokens left out in training, others every epoch; its end stays."},
     )
     cut_share: float = field(
         default=0.0,
@@ -83,6 +87,10 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
             raise ValueError("label_smoothing_factor has no effect on Eq. 14: leave it at 0.")
         if self.max_eval_queries is not None and self.max_eval_queries < 1:
             raise ValueError(f"max_eval_queries is {self.max_eval_queries}; give at least 1, or none for all.")
+        if self.train_sampling_strategy not in SAMPLING:
+            raise ValueError(
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}; expected {' or '.join(SAMPLING)}."
+            )
         if self.loss_over not in (ALL, EXISTING):
             raise ValueError(f"loss_over is {self.loss_over!r}; expected {ALL} or {EXISTING}.")
         if not 0 <= self.token_dropout < 1 or not 0 <= self.cut_share <= 1:

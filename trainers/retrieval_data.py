@@ -73,14 +73,15 @@ class PairDataset(torch.utils.data.Dataset):
         seed: of the documents' order, and of what is left out.
         token_dropout: share of a text's tokens that an epoch leaves out, others every time.
         cut_share: share of the texts of which an epoch has only a beginning, of any length.
+        special: ids of tokens that are always there, such as that of a text's end.
     """
 
     def __init__(
         self, pairs: "Pairs | None", documents: "Pairs | None", share: float, seed: int, token_dropout: float = 0.0,
-        cut_share: float = 0.0,
+        cut_share: float = 0.0, special: tuple[int, ...] = (),
     ):  # fmt: skip
         self.pairs, self.documents, self.seed = pairs, documents, seed
-        self.token_dropout, self.cut_share = token_dropout, cut_share
+        self.token_dropout, self.cut_share, self.special = token_dropout, cut_share, special
         number = 0 if pairs is None else len(pairs)
         extra = round(share / (1 - share) * number) if pairs is not None else len(documents)
         self.num_pairs, self.num_documents = number, extra
@@ -110,16 +111,20 @@ class PairDataset(torch.utils.data.Dataset):
             source, row = self.documents, self.order[place % len(self.order)]
         text = source.texts[row]
         if random is not None:
-            if random.random() < self.cut_share:
-                text = text[: random.integers(1, len(text) + 1)]
-            text = with_tokens_left_out(text, self.token_dropout, random)
+            text = self.shortened(text, random)
         return {"input_ids": text, "labels": source.labels[row], "weight": weight}
 
-
-def with_tokens_left_out(tokens: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """`(tokens,)` without about a share of them; one is always left."""
-    draws = random.random(len(tokens))
-    return tokens[(draws >= share) | (draws == draws.max())]
+    def shortened(self, tokens: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """`(tokens,)` without what an epoch leaves out; one of its own is always left."""
+        is_special = np.isin(tokens, self.special)
+        own = np.flatnonzero(~is_special)
+        if not len(own):
+            return tokens
+        if random.random() < self.cut_share:
+            own = own[: random.integers(1, len(own) + 1)]
+        draws = random.random(len(own))
+        is_special[own[(draws >= self.token_dropout) | (draws == draws.max())]] = True
+        return tokens[is_special]
 
 
 @dataclass

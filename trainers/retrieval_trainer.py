@@ -28,10 +28,11 @@ from .staged_trainer import StagedTrainer, StopWithoutGain
 WARM_START, TASK = "warm-start", "task"
 _RESULT_SETTINGS = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cut_share", "cutoffs", "document_epochs",
-    "document_share", "eval_delay", "early_stopping_patience", "eval_steps", "eval_strategy", "fp16",
-    "gradient_accumulation_steps", "learning_rate", "load_best_model_at_end", "loss_over", "lr_scheduler_type",
-    "max_eval_queries", "max_grad_norm", "max_query_length", "max_steps", "metric_for_best_model", "num_beams",
-    "num_train_epochs", "optim", "seed", "token_dropout", "train_sampling_strategy", "warmup_steps",
+    "document_share", "early_stopping_patience", "eval_delay", "eval_steps", "eval_strategy", "fp16",
+    "gradient_accumulation_steps", "learning_rate", "load_best_model_at_end", "loss_over", "lr_scheduler_kwargs",
+    "lr_scheduler_type", "max_eval_queries", "max_grad_norm", "max_query_length", "max_steps",
+    "metric_for_best_model", "neftune_noise_alpha", "num_beams", "num_train_epochs", "optim", "optim_args",
+    "save_steps", "save_strategy", "seed", "token_dropout", "train_sampling_strategy", "warmup_steps",
     "weight_decay",
 )  # fmt: skip
 
@@ -44,7 +45,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
     checkpoint by `metric_for_best_model` is what training ends with. Stopped, it goes on from its last checkpoint.
 
     `model.config.max_source_length` grows to `max_query_length`, where that is more; documents are read as far as
-    before in this run. `max_steps` counts for the task alone.
+    before while this trains. `max_steps` counts for the task alone.
 
     Args:
         model: an [`LMIndexerForSemanticID`], trained or new, or PEFT's model around one.
@@ -94,11 +95,14 @@ class SemanticRetrievalTrainer(StagedTrainer):
         # An attached model keeps `encode` and `add` in step with what is trained here.
         index.attach(model, processing_class)
         model.config.max_source_length = max(document_length, self.length)
-        task = PairDataset(self.pairs, self.titles, args.document_share, args.seed, args.token_dropout, args.cut_share)
+        task = PairDataset(
+            self.pairs, self.titles, args.document_share, args.seed, args.token_dropout, args.cut_share,
+            tuple(sorted(set(processing_class.all_special_ids) - {processing_class.unk_token_id})),
+        )  # fmt: skip
         super().__init__(model, args, train_dataset=task, eval_dataset=self.queries, **kwargs)
         self.existing = index.tree.to(self.args.device).snapshot()
-        if args.loss_over == EXISTING:  # what is learned so is to be searched so, wherever the model is loaded
-            self.unwrap().generation_config.renormalize_logits = True
+        # What is learned so is to be searched so, wherever the model is loaded, and nothing else is.
+        self.unwrap().generation_config.renormalize_logits = args.loss_over == EXISTING or None
         self.task, self.initial_weights = task, digest_of_weights(self.model)
 
     def read(self, table: datasets.Dataset, target: str, what: str, length: int) -> Pairs:

@@ -36,7 +36,9 @@ For example
 
 ## Figures
 
-Constrained beam search over all documents, {{ beams }} beams; intervals are at 95 %, by bootstrap over queries.
+Constrained beam search over all documents, {{ beams }} beams
+{%- if rescoring %}, whose documents are ordered by `log p + {{ rescoring }} * cosine`: as by
+`model.search(..., rescoring=DocumentVectors.from_pretrained(folder, index))`, not by the lines above{% endif %}.
 
 {{ table }}
 
@@ -71,6 +73,7 @@ class TaskCard:
         table: figures, in Markdown.
         figures: by split, figures by measure.
         num_beams: of the search.
+        rescoring_weight: of the cosine by which the figures' beams were ordered again; 0: none.
         dataset: what the figures are about.
         base_model, licence: as far as they are known.
     """
@@ -87,6 +90,7 @@ class TaskCard:
     figures: dict[str, dict[str, float]]
     num_beams: int
     dataset: str
+    rescoring_weight: float = 0.0
     base_model: str | None = None
     licence: str | None = None
 
@@ -109,6 +113,7 @@ def write_task_card(content: TaskCard, path: Path) -> None:
         data, template_str=TEMPLATE, name=content.name, asks=TASKS[content.task], task=content.task,
         documents=f"{content.documents:,}", pairs=f"{content.pairs:,}", sizes=" x ".join(map(str, content.sizes)),
         reading=content.reading, query_code=content.query_code, example=content.example.replace("```", "'''"),
-        table=content.table, beams=content.num_beams, licence=content.licence or LICENCE,
+        table=content.table, beams=min(content.num_beams, content.documents),
+        rescoring=content.rescoring_weight, licence=content.licence or LICENCE,
     )  # fmt: skip
     path.write_text(str(card), encoding="utf-8")

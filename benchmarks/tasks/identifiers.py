@@ -6,6 +6,7 @@ from quality.bench import Bench
 from quality.tuning import best_of
 
 from modeling_lmindexer import SemanticIndex
+from tasks.training import claim
 
 
 def make_index(bench: Bench, method: str, name: str, sizes: list[int], seed: int, folder: Path) -> None:
@@ -21,9 +22,12 @@ def make_index(bench: Bench, method: str, name: str, sizes: list[int], seed: int
         seed: of the method.
         folder: of the index.
     """
+    key = bench.key("downstream", name, method, best_of(bench, method), sizes, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder.with_suffix(".json"), key)
     if (folder / "semantic_ids.parquet").exists():
         return
-    found = bench.find(bench.key("downstream", name, method, best_of(bench, method), sizes, seed))
+    found = bench.find(key)
     result = found.reassign()
     moved = (result.moved_at >= 0).mean()
     index = SemanticIndex.from_codes(bench.corpus(name).ids, result.codes, sizes, has_disambiguation=False)

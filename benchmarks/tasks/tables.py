@@ -36,6 +36,10 @@ def table(systems: dict[str, dict[int, RankingFigures]], measures: list[str], te
         against: names of systems that all others are tested against; those that are not there are left out.
     """
     means = {name: mean_of_seeds(runs) for name, runs in systems.items()}
+    for name, figures in means.items():
+        missing = [measure for measure in [*measures, tested] if measure not in figures.values]
+        if missing:
+            raise ValueError(f"{name} was recorded without {missing[0]}: record it again.")
     others = [name for name in against if name in means]
     rows = []
     for name, runs in systems.items():

@@ -1,9 +1,11 @@
 """Runs `examples/run_retrieval.py` as a user does, in a process of its own; it goes on after a stop."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+from modeling_lmindexer.folder import write_json
 from tasks.plan import TaskSet
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "run_retrieval.py"
@@ -34,15 +36,24 @@ def command_of(entry: TaskSet, data: Path, index: Path, settings: dict, seed: in
     return command
 
 
+def claim(path: Path, made_by: dict) -> None:
+    """Writes what something is made by, or raises RuntimeError where it was made by something else."""
+    if not path.exists():
+        write_json(path, made_by)
+    elif json.loads(path.read_text(encoding="utf-8")) != made_by:
+        raise RuntimeError(f"{path} is of a run with other settings: name another folder, or remove both.")
+
+
 def train(command: list[str], folder: Path) -> None:
-    """Runs a command whose output folder is not finished yet, with a log in it.
+    """Runs a command whose output folder is not finished yet, with a log beside it.
 
     Raises:
-        RuntimeError: it failed; the message is the end of its log.
+        RuntimeError: it failed, and the message is the end of its log; or the folder is of another command.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    claim(folder.with_suffix(".json"), {"command": command[1:]})
     if (folder / "metrics.json").exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
     with open(log, "a") as file:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode

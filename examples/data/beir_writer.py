@@ -67,7 +67,7 @@ def document_rows(corpus: Dataset) -> Iterable[dict]:
 
 
 def write_beir(folder: str | Path, documents: Iterable[dict], judged: dict[str, Qrels]) -> None:
-    """Writes a BEIR folder.
+    """Writes a BEIR folder; splits that an earlier one had are removed, for their queries had other ids.
 
     Args:
         folder: gets corpus.jsonl, queries.jsonl and qrels/<split>.tsv.
@@ -76,6 +76,8 @@ def write_beir(folder: str | Path, documents: Iterable[dict], judged: dict[str, 
     """
     folder = Path(folder)
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "qrels").glob("*.tsv"):
+        old.unlink()
     names = {text: f"q{i}" for i, text in enumerate(text for qrels in judged.values() for text in qrels)}
     tables = {"corpus": documents, "queries": ({"_id": name, "text": text} for text, name in names.items())}
     for name, rows in tables.items():

@@ -85,10 +85,10 @@ class Task:
 
 
 def load_beir(arguments: TaskArguments, seed: int) -> Task:
-    """A task of a BEIR folder; every split whose name begins with `test` is measured."""
+    """A task of a BEIR folder; every split but `train` and `dev` is measured."""
     folder = BeirFolder(arguments.beir_dir)
     names = folder.splits()
-    tests = [name for name in names if name.startswith("test")]
+    tests = [name for name in names if name not in ("train", "dev")]
     pseudo = add_pseudo_queries(folder, arguments.queries_file) if arguments.queries_file else {}
     if not ("train" in names or pseudo) or not tests:
         raise CorpusError(

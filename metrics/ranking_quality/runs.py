@@ -80,7 +80,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     header), by query.
 
     Raises:
-        RankingError: a line that is none; with its number.
+        RankingError: a line that is none, or a document that is judged twice and not alike; with its number.
     """
     qrels: dict[str, dict[str, int]] = {}
     for number, parts in _lines(path):
@@ -90,7 +90,12 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
             raise RankingError(
                 f"{path}, line {number}: {' '.join(parts)!r}; expected query, document and a whole number"
             )
-        qrels.setdefault(parts[0], {})[parts[-2]] = int(parts[-1])
+        judged = qrels.setdefault(parts[0], {})
+        if judged.setdefault(parts[-2], int(parts[-1])) != int(parts[-1]):
+            raise RankingError(
+                f"{path}, line {number}: query {parts[0]} judges {parts[-2]} a second time, as {parts[-1]}; it was "
+                f"{judged[parts[-2]]}"
+            )
     return qrels
 
 

@@ -141,8 +141,11 @@ def test_what_is_run(module, data, tmp_path):
     script = "import sys; print('it says why'); sys.exit(3)"
     with pytest.raises(RuntimeError, match="(?s)ended with 3.*it says why"):
         training.train([sys.executable, "-c", script], tmp_path / "run")
+    (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.json").write_text("{}")
     training.train([sys.executable, "-c", script], tmp_path / "run")  # done already
+    with pytest.raises(RuntimeError, match="is of a run with other settings"):
+        training.train([sys.executable, "-c", "other settings"], tmp_path / "run")
 
 
 def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
@@ -203,7 +206,7 @@ def test_an_index_is_made_once_and_shares_no_ids(module, tmp_path, monkeypatch):
 
     class Bench:
         def key(self, *values):
-            return values
+            return {"key": list(values)}
 
         def find(self, key):
             found.append(key)
@@ -216,7 +219,7 @@ def test_an_index_is_made_once_and_shares_no_ids(module, tmp_path, monkeypatch):
 
     for _ in range(2):
         identifiers.make_index(Bench(), "hc", "scientific", [2, 2], 5, tmp_path / "index")
-    assert found == [("downstream", "scientific", "hc", {"choice": "hc"}, [2, 2], 5)]
+    assert found == [{"key": ["downstream", "scientific", "hc", {"choice": "hc"}, [2, 2], 5]}]
     index = SemanticIndex.from_pretrained(tmp_path / "index")
     assert index.document_ids == ["a", "b", "c"] and not index.has_disambiguation
     assert len(np.unique(index.codes, axis=0)) == 3

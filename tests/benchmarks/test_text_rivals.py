@@ -151,7 +151,8 @@ def test_the_script(module, monkeypatch, capsys, beir, encoder, tmp_path):
     """A run per split but train; done, nothing is searched again; other settings are refused."""
     arguments = ("--beir_dir", beir, "--method", "dense", "--output_dir", tmp_path / "out", "--encoder", encoder)
     printed = call(module, monkeypatch, capsys, *arguments)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "run.dev.trec", "run.test.trec"}
+    left = {"metrics.json", "run.dev.trec", "run.test.trec", "settings.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == left
     run = read_run(tmp_path / "out" / "run.test.trec")
     assert set(run) == {"q10", "q11"} and all(sorted(row) == sorted(IDS) for row in run.values())
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["splits"]["test"]

@@ -36,6 +36,7 @@ def test_a_folder_of_two_tables(run, tmp_path):
     assert len(test) == 1 and not train.keys() & test.keys()
     run(JUDGEMENTS, "--test_share", 1)
     assert len(by_text(BeirFolder(tmp_path / "shop"), "test")) == 4
+    assert BeirFolder(tmp_path / "shop").splits() == ["test"], "queries of an old split would be others now"
 
 
 def test_splits_of_ones_own(run, tmp_path):

@@ -71,7 +71,7 @@ def test_recommendation_from_nothing(base, recommender, run_script):
     arguments, out = recommender
     printed = run_script("run_retrieval", *arguments)
     assert "24 documents, 60 training pairs, 20 validation and 20 test queries" in printed
-    assert "100.0% of the test queries fill max_query_length, 16 tokens, and are cut there." in printed
+    assert "100.0% of the test queries fill max_query_length, 16 tokens; longer ones are cut." in printed
     assert "| test  | 20      |" in printed
     run, metrics = read_run(out / "run.test.trec"), json.loads((out / "metrics.json").read_text())
     histories = {line.split()[0]: line.split()[1:] for line in (base / "sequences.txt").read_text().splitlines()}

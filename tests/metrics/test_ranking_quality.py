@@ -183,6 +183,9 @@ def test_qrels_of_both_kinds(tmp_path):
     beir.write_text("query-id\tcorpus-id\tscore\n1\ta\t2\n1\tb\t0\n2\ta\t-1\n")
     judged = {"1": {"a": 2, "b": 0}, "2": {"a": -1}}
     assert read_qrels(trec) == read_qrels(beir) == judged
+    beir.write_text("1\ta\t2\n1\ta\t2\n1\ta\t0\n")
+    with pytest.raises(RankingError, match="line 3: query 1 judges a a second time, as 0; it was 2"):
+        read_qrels(beir)
     write_qrels(tmp_path / "written.tsv", judged)
     assert read_qrels(tmp_path / "written.tsv") == judged
 

@@ -79,7 +79,7 @@ def test_renormalized_probabilities_are_those_among_what_is_allowed(data, sequen
     tree = tree.filtered(torch.tensor(masks))
     prompt = [[9 + text] for text in range(texts)]
     ids, scores = beam_search(
-        steps, tree, torch.tensor(prompt), len(sequences), static=static, renormalize=True
+        steps, tree, torch.tensor(prompt), len(sequences), static=static, among=tree
     )  # fmt: skip
     for text, mask in enumerate(masks):
         own = [s for s, kept in zip(sequences, mask, strict=True) if kept]

@@ -107,19 +107,27 @@ def test_renormalized_scores_are_those_of_generate_too(number, tmp_path):
     model.generation_config.renormalize_logits = True
     model.save_pretrained(tmp_path)
     model = type(model).from_pretrained(tmp_path).eval()
-    some = np.arange(40) % 3 > 0
-    for allowed in (None, some):
-        trie = index.logits_processor if allowed is None else index.logits_processor.filtered(allowed)
-        result = model.search(**tiny_inputs(), index=index, num_beams=number, top_k=number, allowed=allowed)
-        assert_found(result, *found_by_generate(model, index, trie, number))
+    result = model.search(**tiny_inputs(), index=index, num_beams=number, top_k=number)
+    for some in (None, np.arange(40) % 3 > 0):
+        trie = index.logits_processor if some is None else index.logits_processor.filtered(some)
+        expected = found_by_generate(model, index, trie, number)
+        if some is None:
+            assert_found(result, *expected)
         quick = model.generate(
             **tiny_inputs(), num_beams=number, num_return_sequences=number, logits_processor=trie,
             custom_generate=constrained_beam_search,
         )  # fmt: skip
-        documents = [sum(index.documents_of(row), []) for row in quick.unflatten(0, (3, -1))]
-        assert documents == result.documents
-        if number == 40:
-            torch.testing.assert_close(result.scores.exp().sum(1), torch.ones(3), atol=1e-5, rtol=0)
+        assert [sum(index.documents_of(row), []) for row in quick.unflatten(0, (3, -1))] == expected[0]
+    if number == 40:
+        torch.testing.assert_close(result.scores.exp().sum(1), torch.ones(3), atol=1e-5, rtol=0)
+        allowed = [document for document, kept in zip(index.document_ids, some, strict=True) if kept]
+        found = model.search(**tiny_inputs(), index=index, num_beams=40, top_k=40, allowed=allowed)
+        for row in range(3):
+            pairs = zip(result.documents[row], result.scores[row].tolist(), strict=True)
+            pairs = [(document, score) for document, score in pairs if document in allowed]
+            assert found.documents[row] == [document for document, _ in pairs]
+            scores = [score for _, score in pairs]
+            assert found.scores[row].tolist() == pytest.approx(scores, abs=1e-5), "nobody inherits from the others"
     assert not torch.allclose(plain.scores[:, :3], result.scores[:, :3])
 
 
