@@ -153,7 +153,8 @@ def test_new_documents_and_rescoring(base, run_script, tmp_path):
         "run_retrieval", "--task", "retrieval", "--beir_dir", tmp_path / "beir", "--index", base / "text index",
         "--new_documents_file", tmp_path / "new.txt", "--rescoring_weight", 2.5, "--output_dir", out, *TINY,
     )  # fmt: skip
-    assert "24 documents, 20 training pairs, 1 validation and 8 test queries; SemanticIndex(16 documents" in printed
+    assert "24 documents, 20 training pairs, without 8 of new documents, 1 validation and 8 test queries" in printed
+    assert "SemanticIndex(16 documents" in printed
     before, after = (SemanticIndex.from_pretrained(folder) for folder in (base / "text index", out))
     assert dict(zip(after.document_ids, after.semantic_ids, strict=True)) == dict(
         zip(before.document_ids, before.semantic_ids, strict=True)
