@@ -128,9 +128,10 @@ def train_all(options: argparse.Namespace, plan: Plan) -> None:
     judged, records = Judged(entry, options.data), Records(options.records, options.set)
     for run in asked(options, plan):
         folder = run.folder(options)
+        print(f"{run.kind}, {run.row}, seed {run.seed}: its progress is in {folder}.log", flush=True)
         train(command_of(entry, options.data, run.index(options), run.settings, run.seed, folder), folder)
         judged.record(records, f"{run.kind}, {run.row}", run.seed, folder, fused=True)
-        print(f"{run.kind}, {run.row}, seed {run.seed}: {folder}", flush=True)
+        print(f"{run.kind}, {run.row}, seed {run.seed}: done, {folder}", flush=True)
 
 
 def record(options: argparse.Namespace, plan: Plan) -> None:
