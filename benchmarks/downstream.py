@@ -130,7 +130,7 @@ def train_all(options: argparse.Namespace, plan: Plan) -> None:
         folder = run.folder(options)
         print(f"{run.kind}, {run.row}, seed {run.seed}: its progress is in {folder}.log", flush=True)
         train(command_of(entry, options.data, run.index(options), run.settings, run.seed, folder), folder)
-        judged.record(records, f"{run.kind}, {run.row}", run.seed, folder, fused=True)
+        judged.record(records, f"{run.kind}, {run.row}", run.seed, folder)
         print(f"{run.kind}, {run.row}, seed {run.seed}: done, {folder}", flush=True)
 
 
@@ -143,7 +143,7 @@ def record(options: argparse.Namespace, plan: Plan) -> None:
         name, _, seed = name.partition(":")
         if not folder or not (seed or "0").isdigit():
             raise ValueError(f"--runs {run}: expected NAME=FOLDER or NAME:SEED=FOLDER")
-        judged.record(records, name, int(seed or 0), Path(folder), fused=True)
+        judged.record(records, name, int(seed or 0), Path(folder))
 
 
 def print_tables(options: argparse.Namespace, plan: Plan) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from .staged_args import StagedTrainingArguments
 
 ALL, EXISTING = "all", "existing"
-SAMPLING = ["group_by_length", "random"]
+BY_LENGTH = "group_by_length"
+SAMPLING = [BY_LENGTH, "random"]
 
 
 @dataclass
@@ -19,7 +20,7 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or share of the steps, of warm-up."})
     train_sampling_strategy: str = field(
-        default="group_by_length",
+        default=BY_LENGTH,
         metadata={
             "help": "group_by_length: batches of texts of about one length; random: of any.",
             "choices": SAMPLING,

@@ -20,7 +20,7 @@ from .figures import loss_curve
 from .length_sampler import LengthBatchSampler
 from .prefix_sampler import PrefixBatchSampler
 from .retrieval import Queries, Rankings, Searcher
-from .retrieval_args import EXISTING, SemanticRetrievalTrainingArguments
+from .retrieval_args import BY_LENGTH, EXISTING, SemanticRetrievalTrainingArguments
 from .retrieval_data import PairCollator, PairDataset, Pairs, UnusablePairsError
 from .run_settings import digest_of_weights, model_settings, named_settings
 from .staged_trainer import StagedTrainer, StopWithoutGain
@@ -194,7 +194,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches of a global batch; each process takes its part."""
         shape = self.args.per_device_train_batch_size, self.args.world_size, self.args.seed
-        if self.args.train_sampling_strategy == "group_by_length":
+        if self.args.train_sampling_strategy == BY_LENGTH:
             sampler = LengthBatchSampler(self.train_dataset.lengths, *shape)
         else:
             sampler = PrefixBatchSampler(np.arange(len(self.train_dataset)), *shape)

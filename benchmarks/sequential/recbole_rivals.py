@@ -24,6 +24,8 @@ class RecBoleSettings:
 
 @dataclass(frozen=True)
 class GRU4RecSettings(RecBoleSettings):
+    """Of GRU4Rec, as [`RecBoleSettings`]."""
+
     embedding_size: int = 64
     hidden_size: int = 128
     num_layers: int = 1
@@ -32,6 +34,8 @@ class GRU4RecSettings(RecBoleSettings):
 
 @dataclass(frozen=True)
 class HGNSettings(RecBoleSettings):
+    """Of HGN, as [`RecBoleSettings`]."""
+
     embedding_size: int = 64
     pooling_type: str = "average"
     reg_weight: tuple[float, float] = (0.0, 0.0)
@@ -39,6 +43,8 @@ class HGNSettings(RecBoleSettings):
 
 @dataclass(frozen=True)
 class FDSASettings(RecBoleSettings):
+    """Of FDSA, as [`RecBoleSettings`]; `selected_features` are names of what is known of items."""
+
     n_layers: int = 2
     n_heads: int = 2
     hidden_size: int = 64

@@ -74,15 +74,14 @@ class Judged:
             for split, rankings in by_split.items():
                 records.add(split, name, 0, self.figures(rankings, split))
 
-    def record(self, records: Records, name: str, seed: int, folder: Path, fused: bool) -> None:
-        """Figures of the runs in a folder, one per test split.
+    def record(self, records: Records, name: str, seed: int, folder: Path) -> None:
+        """Figures of the runs in a folder, one per test split, and of their fusion with the reference.
 
         Args:
             records: where they go.
             name: of the system.
             seed: of the run.
             folder: with `run.<split>.trec`.
-            fused: whether the run is recorded with the reference, too.
 
         Raises:
             FileNotFoundError: there is no run of any split.
@@ -93,9 +92,8 @@ class Judged:
             raise FileNotFoundError(f"{folder} has no run of {', '.join(self.qrels)}: expected run.<split>.trec.")
         for split, rankings in runs.items():
             records.add(split, name, seed, self.figures(rankings, split))
-            if fused:
-                both = fuse([rankings, self.untrained[self.entry.reference][split]], _DEPTH)
-                records.add(split, f"{name} + {self.entry.reference}", seed, self.figures(both, split))
+            both = fuse([rankings, self.untrained[self.entry.reference][split]], _DEPTH)
+            records.add(split, f"{name} + {self.entry.reference}", seed, self.figures(both, split))
 
     def figures(self, rankings: dict, split: str) -> RankingFigures:
         """Figures of a split's rankings; see [`ranking_figures`]."""

@@ -160,7 +160,7 @@ def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
     config.write_text(text[: text.index("\nrows:")] + "\nrows: " + json.dumps(rows))
     monkeypatch.setattr(downstream, "make_index", lambda bench, *values: made.append(values))
     monkeypatch.setattr(downstream, "train", lambda command, folder: trained.append(command))
-    record = lambda self, records, name, seed, folder, fused: recorded.append((name, seed, folder.name))  # noqa: E731
+    record = lambda self, records, name, seed, folder: recorded.append((name, seed, folder.name))  # noqa: E731
     monkeypatch.setattr(downstream.Judged, "record", record)
     common = [
         "--config",
