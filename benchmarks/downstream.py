@@ -108,16 +108,19 @@ def asked(options: argparse.Namespace, plan: Plan) -> Iterator[Run]:
 def make_indexes(options: argparse.Namespace, plan: Plan) -> None:
     """The command `index`."""
     from quality.bench import Bench
+    from quality.plan import DataSet
     from quality.plan import read_plan as read_quality_plan
     from quality.rows import Results
     from quality.tuning import BEST_NAME
 
     results = Results(options.output_dir)  # where embeddings and unfinished runs are kept
     shutil.copy(options.choices / BEST_NAME, results.folder / BEST_NAME)
+    entry, quality = plan.sets[options.set], read_quality_plan(HERE / "id_quality.yaml")
+    if entry.documents:
+        quality.sets[options.set] = DataSet(**entry.documents)
     bench = Bench(
-        read_quality_plan(HERE / "id_quality.yaml"), plan.family, lambda _: options.encoder, options.data, results,
-        results.folder / "encoder_states",
-    )  # fmt: skip
+        quality, plan.family, lambda _: options.encoder, options.data, results, results.folder / "encoder_states"
+    )
     for run in asked(options, plan):
         make_index(bench, run.method, options.set, run.sizes, run.seed, run.index(options))
 

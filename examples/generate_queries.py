@@ -28,8 +28,8 @@ from transformers.utils import is_torch_bf16_gpu_available, logging
 from modeling_lmindexer import LMIndexerConfig
 from trainers.query_generation import QueryGenerator, QuerySampling, Share, distinct, generate_in_parts, has_words
 from trainers.retrieval_data import TokenizedTexts
-from trainers.run_settings import digest_of_weights
 from trainers.run_state import RunState
+from trainers.weights_digest import digest_of_weights
 
 QUERIES_NAME = "queries.jsonl"
 _PATIENCE = timedelta(days=2)  # that a process waits for the others' last parts

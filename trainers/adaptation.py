@@ -24,8 +24,8 @@ from .encoder_folder import save_encoder
 from .figures import loss_curve
 from .gather import gather_with_grad
 from .losses import contrastive_loss, reconstruction_loss
-from .run_settings import digest_of_weights
 from .staged_trainer import StagedTrainer
+from .weights_digest import digest_of_weights
 
 ENCODER_FOLDER = "encoder"
 _STAGE = "adaptation"

@@ -86,12 +86,6 @@ class CorpusPass:
             inputs = {name: batch[name] for name in names if name in batch}
             yield self.model(**inputs, quantize=kind == "discrete").reconstruction
 
-    @torch.no_grad()
-    def encoder_states(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Rows and encoder states of all documents, batch by batch."""
-        for rows, batch in self.batches(self.by_length(), "encoding", shared=False):
-            yield rows, self.model.encode(batch["input_ids"], batch["attention_mask"])[0]
-
     def states(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder states and mask of a batch, cached or computed."""
         if "encoder_outputs" in batch:

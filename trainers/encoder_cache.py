@@ -1,12 +1,17 @@
 """States of a frozen encoder, computed once and kept on disk."""
 
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from modeling_lmindexer.folder import atomic_path, write_json
+
+from .progress import progress_bar
+from .weights_digest import digest_of_weights
 
 
 class EncoderStates:
@@ -43,10 +48,65 @@ class EncoderStates:
             write_json(description, fingerprint)
         return cls(path, offsets, hidden_size)
 
+    def __getitem__(self, row: int) -> np.ndarray:
+        """States of a document `(tokens, hidden)`."""
+        return self.states[self.offsets[row] : self.offsets[row + 1]]
+
     def batch(self, rows: np.ndarray, length: int) -> torch.Tensor:
         """States of some documents `(rows, length, hidden)`, padded with zeros on the right."""
-        padded = np.zeros((len(rows), length, self.states.shape[1]), dtype=np.float32)
-        for values, row in zip(padded, rows, strict=True):
-            own = self.states[self.offsets[row] : self.offsets[row + 1]]
-            values[: len(own)] = own
-        return torch.from_numpy(padded)
+        return pad_states([self[row] for row in rows], length)
+
+
+def pad_states(states: list[np.ndarray], length: int) -> torch.Tensor:
+    """States of several texts `(texts, length, hidden)`, each `(tokens, hidden)`, padded with zeros on the right."""
+    padded = np.zeros((len(states), length, states[0].shape[1]), dtype=np.float32)
+    for values, own in zip(padded, states, strict=True):
+        values[: len(own)] = own
+    return torch.from_numpy(padded)
+
+
+def cached_states(model, texts, args, run_dir: Path, what: str) -> EncoderStates:
+    """States of a frozen encoder, computed on the main process unless they are there.
+
+    Args:
+        model: an indexer.
+        texts: with `tokens` `(all tokens,)`, `offsets` `(texts + 1,)`, and `digest()`.
+        args: of a trainer, with `encoder_cache_dir`.
+        run_dir: where they are kept otherwise.
+        what: the texts are, for the progress bar.
+    """
+    fingerprint = digest_of_weights(model.get_encoder(), beside=texts.digest())
+    folder = Path(args.encoder_cache_dir or run_dir / "cache") / fingerprint[:16]
+    batches = partial(
+        encode_texts, model, texts.tokens, texts.offsets, args.per_device_eval_batch_size, f"encoding {what}",
+        args.disable_tqdm or args.process_index > 0,
+    )  # fmt: skip
+    with args.main_process_first(local=False, desc="encoder states"):
+        return EncoderStates.open_or_compute(folder, fingerprint, texts.offsets, model.config.hidden_size, batches)
+
+
+@torch.no_grad()
+def encode_texts(
+    model, tokens: np.ndarray, offsets: np.ndarray, batch_size: int, title: str, quiet: bool
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Rows `(batch,)` and encoder states `(batch, tokens, hidden)` of all texts, the longest first.
+
+    Args:
+        model: an indexer.
+        tokens: of all texts, one after the other.
+        offsets: `(texts + 1,)`, where each begins.
+        batch_size: texts at once.
+        title: of the progress bar.
+        quiet: without one.
+    """
+    model.eval()
+    lengths = np.diff(offsets)
+    rows = np.argsort(-lengths, kind="stable")  # a batch that does not fit into memory fails at once
+    starts = range(0, len(rows), batch_size)
+    for start in progress_bar(starts, description=title, disable=quiet):
+        own = rows[start : start + batch_size]
+        width = np.arange(lengths[own].max())
+        mask = width < lengths[own][:, None]
+        ids = np.where(mask, tokens[np.minimum(offsets[own][:, None] + width, len(tokens) - 1)], 0)
+        inputs = (torch.from_numpy(values.astype(np.int64)).to(model.device) for values in (ids, mask))
+        yield own, model.encode(*inputs)[0]

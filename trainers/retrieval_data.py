@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from modeling_lmindexer import SemanticIndex
 
 from .documents import pad
+from .encoder_cache import EncoderStates, pad_states
 from .prefix_sampler import SampleKey
 
 _NAMED = 5  # offending rows in a message
@@ -59,6 +60,12 @@ class TokenizedTexts:
     def lengths(self) -> np.ndarray:
         """Tokens per text."""
         return np.diff(self.offsets)
+
+    def digest(self) -> str:
+        """Hash of all tokens."""
+        sha = hashlib.sha256(self.tokens.tobytes())
+        sha.update(self.offsets.tobytes())
+        return sha.hexdigest()
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -112,7 +119,8 @@ class PairDataset(torch.utils.data.Dataset):
         text = source.texts[row]
         if random is not None:
             text = self.shortened(text, random)
-        return {"input_ids": text, "labels": source.labels[row], "weight": weight}
+        item = {"input_ids": text, "labels": source.labels[row], "weight": weight}
+        return item if source.states is None else item | {"states": source.states[row]}
 
     def shortened(self, tokens: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """`(tokens,)` without what an epoch leaves out; one of its own is always left."""
@@ -129,10 +137,11 @@ class PairDataset(torch.utils.data.Dataset):
 
 @dataclass
 class Pairs:
-    """Texts with the flat ids `(pairs, positions)` of their documents."""
+    """Texts with the flat ids `(pairs, positions)` of their documents, and what a frozen encoder makes of them."""
 
     texts: TokenizedTexts
     labels: np.ndarray
+    states: EncoderStates | None = None
 
     @classmethod
     def of(
@@ -163,10 +172,7 @@ class Pairs:
 
     def digest(self) -> str:
         """Hash of all tokens and labels."""
-        sha = hashlib.sha256()
-        for values in (self.texts.tokens, self.texts.offsets, self.labels):
-            sha.update(values.tobytes())
-        return sha.hexdigest()
+        return hashlib.sha256(self.texts.digest().encode() + self.labels.tobytes()).hexdigest()
 
 
 @dataclass
@@ -177,8 +183,10 @@ class PairCollator:
 
     def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
         rows = [item["input_ids"].astype(np.int64) for item in items]
-        return {
-            "input_ids": pad(rows, self.pad_token_id),
+        inputs = {"input_ids": pad(rows, self.pad_token_id)}
+        if "states" in items[0]:
+            inputs["encoder_outputs"] = pad_states([item["states"] for item in items], inputs["input_ids"].shape[1])
+        return inputs | {
             "attention_mask": pad([np.ones(len(row), dtype=np.int64) for row in rows]),
             "labels": torch.from_numpy(np.stack([item["labels"] for item in items])),
             "counts": torch.tensor([item["weight"] for item in items]),

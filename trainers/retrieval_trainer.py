@@ -15,6 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from modeling_lmindexer import DocumentVectors, SemanticIndex
 
+from .encoder_cache import cached_states
 from .existing_codes import existing_codes
 from .figures import loss_curve
 from .length_sampler import LengthBatchSampler
@@ -22,13 +23,14 @@ from .prefix_sampler import PrefixBatchSampler
 from .retrieval import Queries, Rankings, Searcher
 from .retrieval_args import BY_LENGTH, EXISTING, SemanticRetrievalTrainingArguments
 from .retrieval_data import PairCollator, PairDataset, Pairs, UnusablePairsError
-from .run_settings import digest_of_weights, model_settings, named_settings
+from .run_settings import model_settings, named_settings
 from .staged_trainer import StagedTrainer, StopWithoutGain
+from .weights_digest import digest_of_weights
 
 WARM_START, TASK = "warm-start", "task"
 _RESULT_SETTINGS = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cut_share", "cutoffs", "document_epochs",
-    "document_share", "early_stopping_patience", "eval_delay", "eval_steps", "eval_strategy", "fp16",
+    "document_share", "early_stopping_patience", "eval_delay", "eval_steps", "eval_strategy", "fp16", "freeze_encoder",
     "gradient_accumulation_steps", "learning_rate", "load_best_model_at_end", "loss_over", "lr_scheduler_kwargs",
     "lr_scheduler_type", "max_eval_queries", "max_grad_norm", "max_query_length", "max_steps",
     "metric_for_best_model", "neftune_noise_alpha", "num_beams", "num_train_epochs", "optim", "optim_args",
@@ -99,6 +101,10 @@ class SemanticRetrievalTrainer(StagedTrainer):
             self.pairs, self.titles, args.document_share, args.seed, args.token_dropout, args.cut_share,
             tuple(sorted(set(processing_class.all_special_ids) - {processing_class.unk_token_id})),
         )  # fmt: skip
+        if args.freeze_encoder:
+            if hasattr(model, "peft_config"):
+                raise ValueError("freeze_encoder and adapters exclude each other: there are adapters in the encoder.")
+            model.get_encoder().requires_grad_(False)
         super().__init__(model, args, train_dataset=task, eval_dataset=self.queries, **kwargs)
         self.existing = index.tree.to(self.args.device).snapshot()
         # What is learned so is to be searched so, wherever the model is loaded, and nothing else is.
@@ -122,6 +128,10 @@ class SemanticRetrievalTrainer(StagedTrainer):
             by stage, its `loss_curve` and, of the task, `evaluations`: `[share of the stage, figures]`.
         """
         self.claim(self.run_settings())
+        if self.settings.freeze_encoder:
+            for what, pairs in (("queries", self.pairs), ("documents", self.titles)):
+                if pairs is not None:
+                    pairs.states = cached_states(self.unwrap(), pairs.texts, self.settings, self.run_dir, what)
         figures = {}
         if self.settings.document_epochs > 0:
             documents = PairDataset(None, self.titles, 0.0, self.settings.seed)

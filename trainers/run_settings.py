@@ -1,15 +1,12 @@
 """What the result of a run depends on: with one of these changed, the state in its folder is another run's."""
 
-import hashlib
-
-import torch
-from torch import nn
 from transformers import TrainingArguments
 
 from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 
 from .documents import IndexingDataset
 from .training_args import SemanticIDTrainingArguments
+from .weights_digest import digest_of_weights
 
 RESULT_SETTINGS = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "anchor_lexical_weight", "anchor_residuals", "anchor_smoothing",
@@ -48,11 +45,3 @@ def model_settings(config: LMIndexerConfig) -> dict:
     """What a result depends on in a model's configuration, its backbone's beside it, as JSON."""
     backbone = {f"backbone_{name}": value for name, value in config.backbone_config.to_diff_dict().items()}
     return {n: v for n, v in (config.to_diff_dict() | backbone).items() if not n.endswith(NO_SETTINGS)}
-
-
-def digest_of_weights(module: nn.Module, beside: str = "") -> str:
-    """Hash of all weights and buffers of a module, and of a text beside them."""
-    sha = hashlib.sha256(beside.encode())
-    for tensor in module.state_dict().values():
-        sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return sha.hexdigest()

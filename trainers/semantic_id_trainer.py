@@ -20,13 +20,13 @@ from .codebook_updates import CodebookUpdates, UpdateCodebook
 from .corpus_check import check_corpus
 from .corpus_pass import CorpusPass
 from .documents import EVALUATION_EPOCH, IndexingCollator, IndexingDataset
-from .encoder_cache import EncoderStates
+from .encoder_cache import cached_states
 from .figures import code_figures, loss_curve, prediction_figures, reconstruction_f1
 from .index_building import index_with_counter, index_without_counter
 from .objective import Batch, Objective
 from .prefix_sampler import PrefixBatchSampler
 from .reassignment import Reassignment
-from .run_settings import digest_of_weights, run_settings
+from .run_settings import run_settings
 from .stage_files import read_stage, write_stage
 from .staged_trainer import StagedTrainer
 from .stages import Stage, encoder_parameters, plan_stages, set_trainable, slow_down
@@ -222,20 +222,11 @@ class SemanticIDTrainer(StagedTrainer):
         """What of the model as it starts is needed later: a frozen encoder's states, the documents' embeddings."""
         self.documents.hint_ratio, self.documents.views = 0.0, None
         if self.args.freeze_encoder:
-            self.cache_encoder_states()
+            self.documents.encoder_states = cached_states(
+                self.model, self.documents, self.args, self.run_dir, "documents"
+            )
         if self.args.needs_anchors:
             self.compute_anchors()
-
-    def cache_encoder_states(self) -> None:
-        """Computes the states of a frozen encoder once for all stages."""
-        fingerprint = digest_of_weights(self.model.get_encoder(), beside=self.documents.digest())
-        corpus = CorpusPass(self.model.eval(), self.documents, self.collator(), self.args, "encoder states")
-        shared = self.args.encoder_cache_dir
-        folder = Path(shared) / fingerprint[:16] if shared else self.run_dir / "cache"
-        with self.args.main_process_first(local=False, desc="encoder states"):
-            self.documents.encoder_states = EncoderStates.open_or_compute(
-                folder, fingerprint, self.documents.offsets, self.model.config.hidden_size, corpus.encoder_states
-            )
 
     def compute_anchors(self) -> None:
         """The embeddings that documents start with, and who is near to whom by them."""

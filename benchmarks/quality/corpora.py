@@ -66,8 +66,15 @@ class Corpus:
 def read_corpus(data: Path, entry: DataSet, has_choices: bool) -> Corpus:
     """The documents of a data set; of one that has choices, half of the documents are theirs, else none."""
     # A column beside the text comes as the query.
-    arguments = CorpusArguments(train_file=str(data / entry.file), drop_empty_texts=True, query_column="brand")
-    documents = load_corpus(arguments).rename_column("query", "excluded")
+    arguments = CorpusArguments(
+        train_file=str(data / entry.file), drop_empty_texts=True, id_column=entry.id_column,
+        query_column=entry.brand_column,
+    )  # fmt: skip
+    documents = load_corpus(arguments)
+    if entry.brand_column:
+        documents = documents.rename_column("query", "excluded")
+    else:
+        documents = documents.add_column("excluded", [""] * len(documents))
     half = np.random.default_rng(0).permutation(len(documents))[: len(documents) // 2 if has_choices else 0]
     for_choices = np.zeros(len(documents), dtype=bool)
     for_choices[half] = True

@@ -13,10 +13,13 @@ LMINDEXER = "lmindexer"
 
 @dataclass(frozen=True)
 class DataSet:
-    """`file` below the data folder, and how many tokens of a document every method reads."""
+    """`file` below the data folder, how many tokens of a document every method reads, and its columns; a set may have
+    no brands."""
 
     file: str
     max_length: int
+    id_column: str = "id"
+    brand_column: str | None = "brand"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class TaskSet:
         reference: the system that needs no training, with which every generative one is fused too.
         measures: in the tables; the one at `tested` is what tests are about.
         settings: of `run_retrieval.py`, for every row.
+        documents: what IDs are made from, as in the sets of `id_quality.yaml`, which may have it already.
     """
 
     task: str
@@ -26,6 +27,7 @@ class TaskSet:
     measures: list[str]
     tested: str
     settings: dict = field(default_factory=dict)
+    documents: dict | None = None
 
 
 @dataclass(frozen=True)

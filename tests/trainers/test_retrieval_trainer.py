@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from trainers import ExistingRunError, SemanticRetrievalTrainer
+from trainers.adapters import with_adapter
 from trainers.prefix_sampler import SampleKey
 from trainers.retrieval import Queries, Searcher
 from trainers.retrieval_data import UnusablePairsError
@@ -349,3 +350,43 @@ def test_trainer_evaluates_other_queries(tmp_path):
     with pytest.raises(UnusablePairsError, match="There are no validation queries"):
         retrieval_trainer(tmp_path, queries=False).evaluate()
     assert {len(documents) for documents in rankings.documents.values()} == {10}
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert"])
+def test_a_frozen_encoder_reads_every_text_once(tmp_path, kind):
+    """The decoder and the codebooks move; the losses are those of an encoder that runs, and is in evaluation mode."""
+    settings = {"num_train_epochs": 3, "document_share": 0.3, "learning_rate": 1e-3, "document_epochs": 1}
+    shared = {"freeze_encoder": True, "encoder_cache_dir": str(tmp_path / "states")}
+    trainer = retrieval_trainer(tmp_path / "first", model=no_dropout(kind), **settings, **shared)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    figures = trainer.train()
+    encoder = {name for name, _ in trainer.model.get_encoder().named_parameters(prefix="backbone")}
+    encoder |= {name.replace("backbone", "backbone.encoder", 1) for name in encoder}
+    moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert not moved & encoder and any("codebooks" in name for name in moved)
+    assert any("decoder" in name for name in moved)
+    again = retrieval_trainer(tmp_path / "second", model=no_dropout(kind), **settings, **shared, queries=False)
+    again.model.get_encoder().forward = None  # what was computed once is there
+    curves = again.train()
+    assert curves[TASK]["loss_curve"] == figures[TASK]["loss_curve"]
+    by_hand = retrieval_trainer(tmp_path / "third", model=no_dropout(kind), **settings, queries=False)
+    by_hand.model.get_encoder().requires_grad_(False)
+    for name in (WARM_START, TASK):
+        found = [loss for _, loss in by_hand.train()[name]["loss_curve"]]
+        np.testing.assert_allclose(found, [loss for _, loss in figures[name]["loss_curve"]], rtol=1e-4)
+
+
+def no_dropout(kind):
+    model = tiny_indexer(kind, num_reconstructor_layers=0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def test_a_frozen_encoder_has_no_adapters_and_no_other_texts(tmp_path):
+    with pytest.raises(ValueError, match="another text of it every epoch"):
+        retrieval_trainer(tmp_path, freeze_encoder=True, token_dropout=0.1)
+    model = with_adapter(tiny_indexer(num_reconstructor_layers=0), 2, seed=0)
+    with pytest.raises(ValueError, match="adapters in the encoder"):
+        retrieval_trainer(tmp_path, model=model, freeze_encoder=True)

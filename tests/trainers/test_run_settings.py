@@ -4,8 +4,9 @@ import torch
 from tiny_training import make_trainer, tiny_arguments, tiny_indexer
 
 from trainers import SemanticIDTrainingArguments
-from trainers.run_settings import RESULT_SETTINGS, digest_of_weights, run_settings
+from trainers.run_settings import RESULT_SETTINGS, run_settings
 from trainers.staged_args import StagedTrainingArguments
+from trainers.weights_digest import digest_of_weights
 
 # Of our own settings, those that leave the stages of a run as they are: where files go, how often something is said or
 # kept, what happens to a folder with a run in it, and what the index makes of the codes when all stages are done.

@@ -298,8 +298,9 @@ def test_padding_changes_no_code(run):
 
 def test_a_frozen_encoder_is_read_from_the_cache(tmp_path):
     """Once its states are there, it does not run any more."""
-    trainer = make_trainer(tmp_path, model=tiny_indexer("bert"), freeze_encoder=True, max_steps=1)
-    trainer.cache_encoder_states()
+    settings = {"freeze_encoder": True, "max_steps": 1, "encoder_cache_dir": str(tmp_path / "states")}
+    make_trainer(tmp_path / "first", model=tiny_indexer("bert"), **settings).train()
+    trainer = make_trainer(tmp_path / "second", model=tiny_indexer("bert"), **settings)
     trainer.model.backbone.forward = None
     trainer.train()
     assert trainer.index is not None
