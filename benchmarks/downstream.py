@@ -28,7 +28,7 @@ from tasks.plan import Plan, read_plan
 from tasks.records import Records
 from tasks.systems import Judged
 from tasks.tables import table
-from tasks.training import command_of, train
+from tasks.training import command_of, make_queries, run_logged, start_from
 
 COMMANDS = ("index", "train", "record", "tables")
 HERE = Path(__file__).parent
@@ -48,12 +48,14 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
         add[name].add_argument("--output_dir", type=Path, default=Path("outputs/downstream"))
         add[name].add_argument("--identifiers", nargs="+", help="kinds of IDs; default: all of the rows")
         add[name].add_argument("--seeds", type=int, nargs="+", help="default: all of the rows")
-    add["index"].add_argument("--encoder", type=Path, required=True, help="folder of the encoder that all IDs share")
+        add[name].add_argument("--encoder", type=Path, help="folder of the encoder that all IDs share")
     add["index"].add_argument("--choices", type=Path, default=HERE.parent / "docs" / "benchmarks" / "id_quality")
     add["train"].add_argument("--rows", nargs="+", help="ways to train; default: all")
     add["record"].add_argument("--runs", nargs="*", default=[], metavar="NAME[:SEED]=FOLDER")
     options = parser.parse_args(argv)
     plan = read_plan(options.config)
+    if options.command == "index" and options.encoder is None:
+        parser.error("index needs --encoder: the folder of the encoder that all IDs share")
     for option, known in (("set", plan.sets), ("identifiers", plan.identifiers), ("rows", plan.rows)):
         asked = getattr(options, option, None) or []
         unknown = [name for name in ([asked] if isinstance(asked, str) else asked) if name not in known]
@@ -97,7 +99,7 @@ class Run:
 def asked(options: argparse.Namespace, plan: Plan) -> Iterator[Run]:
     """The runs that the command line is about."""
     for name, row in plan.rows.items():
-        if name not in (getattr(options, "rows", None) or plan.rows):
+        if name not in (getattr(options, "rows", None) or plan.rows) or options.set not in (row.sets or plan.sets):
             continue
         for seed in options.seeds or row.seeds:
             for kind in row.identifiers:
@@ -129,10 +131,16 @@ def train_all(options: argparse.Namespace, plan: Plan) -> None:
     """The command `train`."""
     entry = plan.sets[options.set]
     judged, records = Judged(entry, options.data), Records(options.records, options.set)
+    queries = make_queries(entry, options.data, options.output_dir / "queries" / options.set)
+    states = options.output_dir / "encoder_states"
     for run in asked(options, plan):
         folder = run.folder(options)
+        settings = {"queries_file": queries} | entry.settings | run.settings
+        command = command_of(
+            entry, options.data, run.index(options), start_from(options.encoder, settings, states), run.seed, folder
+        )
         print(f"{run.kind}, {run.row}, seed {run.seed}: its progress is in {folder}.log", flush=True)
-        train(command_of(entry, options.data, run.index(options), run.settings, run.seed, folder), folder)
+        run_logged(command, folder)
         judged.record(records, f"{run.kind}, {run.row}", run.seed, folder)
         print(f"{run.kind}, {run.row}, seed {run.seed}: done, {folder}", flush=True)
 

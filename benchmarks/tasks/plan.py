@@ -17,8 +17,9 @@ class TaskSet:
         folder: below the data folder.
         reference: the system that needs no training, with which every generative one is fused too.
         measures: in the tables; the one at `tested` is what tests are about.
-        settings: of `run_retrieval.py`, for every row.
+        settings: of `run_retrieval.py`, for every row; `model_name_or_path: encoder` stands for that of the IDs.
         documents: what IDs are made from, as in the sets of `id_quality.yaml`, which may have it already.
+        queries: settings of `generate_queries.py`, for queries that nobody has asked; none are made without.
     """
 
     task: str
@@ -28,6 +29,7 @@ class TaskSet:
     tested: str
     settings: dict = field(default_factory=dict)
     documents: dict | None = None
+    queries: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class Row:
         identifiers: kinds of IDs that it is trained on.
         seeds: of IDs and training alike.
         sizes: of the codebooks, where they are not the plan's: for figures by length and by codebook.
+        sets: that it is for; default: all.
     """
 
     settings: dict = field(default_factory=dict)
     identifiers: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0])
     sizes: list[int] | None = None
+    sets: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,9 @@ class Plan:
             unknown = [kind for kind in row.identifiers if kind not in self.identifiers]
             if unknown:
                 raise ValueError(f"the row {name!r} has IDs of {unknown}; there are {', '.join(self.identifiers)}")
+            unknown = [one for one in row.sets or () if one not in self.sets]
+            if unknown:
+                raise ValueError(f"the row {name!r} is for {unknown}; there are {', '.join(self.sets)}")
 
 
 def read_plan(path: Path) -> Plan:

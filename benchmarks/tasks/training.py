@@ -8,7 +8,8 @@ from pathlib import Path
 from modeling_lmindexer.folder import write_json
 from tasks.plan import TaskSet
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "run_retrieval.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ENCODER = "encoder"  # in place of a model's folder
 SEQUENCES, ITEMS = "sequences.txt.gz", "items.jsonl.gz"
 
 
@@ -19,7 +20,7 @@ def command_of(entry: TaskSet, data: Path, index: Path, settings: dict, seed: in
         entry: data set and task.
         data: folder of the data sets.
         index: folder of the IDs.
-        settings: of the script, above those of the set.
+        settings: of the script.
         seed: of the run.
         folder: of its output.
     """
@@ -28,12 +29,39 @@ def command_of(entry: TaskSet, data: Path, index: Path, settings: dict, seed: in
     values = {
         "task": entry.task, "index": index, "seed": seed, "output_dir": folder,
         **(own if entry.task == "recommendation" else {"beir_dir": source}), "report_to": "none",
-    } | entry.settings | settings  # fmt: skip
-    command = [sys.executable, str(SCRIPT)]
+    } | settings  # fmt: skip
+    return command_line("run_retrieval.py", values)
+
+
+def command_line(script: str, values: dict) -> list[str]:
+    """A command line of `examples/`; None leaves an option out."""
+    command = [sys.executable, str(EXAMPLES / script)]
     for name, value in values.items():
         parts = value if isinstance(value, list) else [value]
-        command += [f"--{name}", *map(str, parts)]
+        command += [] if value is None else [f"--{name}", *map(str, parts)]
     return command
+
+
+def start_from(encoder: Path | None, settings: dict, states: Path) -> dict:
+    """Settings with a folder in the place of `ENCODER`, and where what it makes of the texts is kept.
+
+    Raises:
+        ValueError: an encoder is asked for, and none is given.
+    """
+    if settings.get("model_name_or_path") != ENCODER:
+        return settings
+    if encoder is None:
+        raise ValueError("these rows start from the encoder of the IDs: give its folder as --encoder")
+    return settings | {"model_name_or_path": encoder, "encoder_cache_dir": states}
+
+
+def make_queries(entry: TaskSet, data: Path, folder: Path) -> Path | None:
+    """The file of a set's pseudo queries, made unless it is there; None where it has none."""
+    if entry.queries is None:
+        return None
+    values = {"beir_dir": data / entry.folder, **entry.queries, "output_dir": folder}
+    run_logged(command_line("generate_queries.py", values), folder, done="queries.jsonl")
+    return folder / "queries.jsonl"
 
 
 def claim(path: Path, made_by: dict) -> None:
@@ -44,15 +72,15 @@ def claim(path: Path, made_by: dict) -> None:
         raise RuntimeError(f"{path} is of a run with other settings: name another folder, or remove both.")
 
 
-def train(command: list[str], folder: Path) -> None:
-    """Runs a command whose output folder is not finished yet, with a log beside it.
+def run_logged(command: list[str], folder: Path, done: str = "metrics.json") -> None:
+    """Runs a command, with a log beside its output folder, unless the file is there that it writes last.
 
     Raises:
         RuntimeError: it failed, and the message is the end of its log; or the folder is of another command.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     claim(folder.with_suffix(".json"), {"command": command[1:]})
-    if (folder / "metrics.json").exists():
+    if (folder / done).exists():
         return
     log = folder.with_suffix(".log")
     with open(log, "a") as file:

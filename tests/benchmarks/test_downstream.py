@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,24 +129,23 @@ def test_records_keep_the_newest_and_the_order_of_systems(module, tmp_path):
 
 
 def test_what_is_run(module, data, tmp_path):
-    """The command line of a row: settings of the row above those of the set."""
+    """The command line of a run, once."""
     plan, training = module("tasks.plan"), module("tasks.training")
-    entry = plan.TaskSet(
-        "recommendation", "own", "co-occurrence", [], "ndcg@10", {"cutoffs": [5, 10], "history": "ids"}
-    )
-    command = training.command_of(entry, Path("data"), Path("index"), {"history": "text"}, 3, tmp_path / "run")
+    entry = plan.TaskSet("recommendation", "own", "co-occurrence", [], "ndcg@10")
+    settings = {"cutoffs": [5, 10], "history": "text", "queries_file": None}
+    command = training.command_of(entry, Path("data"), Path("index"), settings, 3, tmp_path / "run")
     assert command[1].endswith("run_retrieval.py")
     text = " ".join(command[2:])
     assert "--items_file data/own/items.jsonl.gz" in text and "--cutoffs 5 10 --history text" in text
-    assert "--seed 3" in text and "beir_dir" not in text
+    assert "--seed 3" in text and "beir_dir" not in text and "queries_file" not in text
     script = "import sys; print('it says why'); sys.exit(3)"
     with pytest.raises(RuntimeError, match="(?s)ended with 3.*it says why"):
-        training.train([sys.executable, "-c", script], tmp_path / "run")
+        training.run_logged([sys.executable, "-c", script], tmp_path / "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.json").write_text("{}")
-    training.train([sys.executable, "-c", script], tmp_path / "run")  # done already
+    training.run_logged([sys.executable, "-c", script], tmp_path / "run")  # done already
     with pytest.raises(RuntimeError, match="is of a run with other settings"):
-        training.train([sys.executable, "-c", "other settings"], tmp_path / "run")
+        training.run_logged([sys.executable, "-c", "other settings"], tmp_path / "run")
 
 
 def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
@@ -155,11 +155,12 @@ def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
     config = tmp_path / "plan.yaml"
     rows = {
         "new": {"identifiers": ["random", "HC"], "seeds": [0, 1]},
-        "two codes": {"identifiers": ["HC"], "sizes": [9, 8]},
+        "two codes": {"identifiers": ["HC"], "sizes": [9, 8], "settings": {"history": "text"}},
+        "elsewhere": {"identifiers": ["HC"], "sets": ["squad"]},
     }
     config.write_text(text[: text.index("\nrows:")] + "\nrows: " + json.dumps(rows))
     monkeypatch.setattr(downstream, "make_index", lambda bench, *values: made.append(values))
-    monkeypatch.setattr(downstream, "train", lambda command, folder: trained.append(command))
+    monkeypatch.setattr(downstream, "run_logged", lambda command, folder: trained.append(command))
     record = lambda self, records, name, seed, folder: recorded.append((name, seed, folder.name))  # noqa: E731
     monkeypatch.setattr(downstream.Judged, "record", record)
     common = [
@@ -185,6 +186,33 @@ def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
     once = [("random, new", 0), ("HC, new", 0), ("random, new", 1), ("HC, new", 1), ("HC, two codes", 0)]
     assert names == [*once, once[-1]] and recorded[-1][2] == "beauty-hc-two_codes-0"
     assert str(made[2][-1]) in trained[-1] and str(made[0][-1]) in trained[0]
+    history = [" ".join(command).split("--history ")[1].split()[0] for command in trained]
+    assert history == ["ids"] * 4 + ["text"] * 2, "settings of the row are above those of the set"
+
+
+def test_what_a_run_starts_from(module, tmp_path):
+    training = module("tasks.training")
+    start = {"model_name_or_path": "encoder", "seed": 1}
+    found = training.start_from(tmp_path / "minilm", start, tmp_path / "states")
+    assert found == start | {"model_name_or_path": tmp_path / "minilm", "encoder_cache_dir": tmp_path / "states"}
+    assert training.start_from(None, {"seed": 1}, tmp_path) == {"seed": 1}
+    with pytest.raises(ValueError, match="give its folder as --encoder"):
+        training.start_from(None, start, tmp_path)
+
+
+def test_queries_are_made_once(module, tmp_path, monkeypatch):
+    """Those of a set that has none to learn from."""
+    plan, training = module("tasks.plan"), module("tasks.training")
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    (shop / "items.jsonl").write_text('{"id": "a", "title": "soap"}\n{"id": "b", "title": "comb"}\n')
+    (shop / "queries.jsonl").write_text('{"_id": "q", "text": "wash"}\n')
+    entry = plan.TaskSet("search", "shop", "BM25", [], "ndcg@10", queries={"method": ["titles"], "num_queries": 1})
+    path = training.make_queries(entry, tmp_path, tmp_path / "made")
+    assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == ["soap", "comb"]
+    monkeypatch.setattr(training.subprocess, "run", None)
+    assert training.make_queries(entry, tmp_path, tmp_path / "made") == path
+    assert training.make_queries(replace(entry, queries=None), tmp_path, tmp_path / "other") is None
 
 
 def test_the_plan_names_what_there_is(module, tmp_path):
