@@ -20,10 +20,11 @@ class EncoderStates:
     Attributes:
         states: `(all tokens, hidden)` float32.
         offsets: `(N + 1,)`, where each document's rows start.
+        places: `(M,)`, which of the documents each of `M` texts is, where some are equal.
     """
 
     def __init__(self, path: Path, offsets: np.ndarray, hidden_size: int):
-        self.offsets = offsets
+        self.offsets, self.places = offsets, np.arange(len(offsets) - 1)
         self.states = np.memmap(path, dtype=np.float32, mode="r", shape=(int(offsets[-1]), hidden_size))
 
     @classmethod
@@ -49,8 +50,9 @@ class EncoderStates:
         return cls(path, offsets, hidden_size)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """States of a document `(tokens, hidden)`."""
-        return self.states[self.offsets[row] : self.offsets[row + 1]]
+        """States of a text `(tokens, hidden)`."""
+        place = self.places[row]
+        return self.states[self.offsets[place] : self.offsets[place + 1]]
 
     def batch(self, rows: np.ndarray, length: int) -> torch.Tensor:
         """States of some documents `(rows, length, hidden)`, padded with zeros on the right."""
@@ -66,7 +68,7 @@ def pad_states(states: list[np.ndarray], length: int) -> torch.Tensor:
 
 
 def cached_states(model, texts, args, run_dir: Path, what: str) -> EncoderStates:
-    """States of a frozen encoder, computed on the main process unless they are there.
+    """States of a frozen encoder, computed on the main process unless they are there; of equal texts once.
 
     Args:
         model: an indexer.
@@ -77,12 +79,25 @@ def cached_states(model, texts, args, run_dir: Path, what: str) -> EncoderStates
     """
     fingerprint = digest_of_weights(model.get_encoder(), beside=texts.digest())
     folder = Path(args.encoder_cache_dir or run_dir / "cache") / fingerprint[:16]
+    tokens, offsets, places = distinct_texts(texts.tokens, texts.offsets)
     batches = partial(
-        encode_texts, model, texts.tokens, texts.offsets, args.per_device_eval_batch_size, f"encoding {what}",
+        encode_texts, model, tokens, offsets, args.per_device_eval_batch_size, f"encoding {what}",
         args.disable_tqdm or args.process_index > 0,
     )  # fmt: skip
     with args.main_process_first(local=False, desc="encoder states"):
-        return EncoderStates.open_or_compute(folder, fingerprint, texts.offsets, model.config.hidden_size, batches)
+        states = EncoderStates.open_or_compute(folder, fingerprint, offsets, model.config.hidden_size, batches)
+    states.places = places
+    return states
+
+
+def distinct_texts(tokens: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens and offsets of the texts that are not equal to one before, and which of them each text is `(texts,)`."""
+    found: dict[bytes, int] = {}
+    rows = [tokens[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    places = np.array([found.setdefault(row.tobytes(), len(found)) for row in rows])
+    first = np.unique(places, return_index=True)[1]
+    own = [rows[row] for row in first]
+    return np.concatenate(own), np.concatenate([[0], np.cumsum([len(row) for row in own])]), places
 
 
 @torch.no_grad()

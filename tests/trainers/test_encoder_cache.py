@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.encoder_cache import EncoderStates
+from trainers.encoder_cache import EncoderStates, distinct_texts
 
 OFFSETS = np.array([0, 3, 4, 6])
 
@@ -62,3 +62,9 @@ def test_a_stop_in_the_middle_leaves_no_cache(tmp_path):
         EncoderStates.open_or_compute(tmp_path, fingerprint, OFFSETS, 2, encoder)
         assert encoder.calls == 1
     assert {path.name for path in tmp_path.iterdir()} == {"encoder_states.float32", "encoder_states.json"}
+
+
+def test_equal_texts_are_one():
+    tokens, offsets = np.array([5, 7, 5, 7, 5], dtype=np.int32), np.array([0, 2, 4, 5])
+    kept, where, places = distinct_texts(tokens, offsets)
+    assert kept.tolist() == [5, 7, 5] and where.tolist() == [0, 2, 3] and places.tolist() == [0, 0, 1]

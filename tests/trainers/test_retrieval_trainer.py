@@ -356,6 +356,7 @@ def test_trainer_evaluates_other_queries(tmp_path):
 def test_a_frozen_encoder_reads_every_text_once(tmp_path, kind):
     """The decoder and the codebooks move; the losses are those of an encoder that runs, and is in evaluation mode."""
     settings = {"num_train_epochs": 3, "document_share": 0.3, "learning_rate": 1e-3, "document_epochs": 1}
+    settings["train"] = datasets.concatenate_datasets([tiny_task(tiny_corpus(), "train", seed) for seed in (0, 0, 1)])
     shared = {"freeze_encoder": True, "encoder_cache_dir": str(tmp_path / "states")}
     trainer = retrieval_trainer(tmp_path / "first", model=no_dropout(kind), **settings, **shared)
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
