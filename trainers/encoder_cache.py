@@ -1,5 +1,6 @@
 """States of a frozen encoder, computed once and kept on disk."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -72,14 +73,15 @@ def cached_states(model, texts, args, run_dir: Path, what: str) -> EncoderStates
 
     Args:
         model: an indexer.
-        texts: with `tokens` `(all tokens,)`, `offsets` `(texts + 1,)`, and `digest()`.
+        texts: with `tokens` `(all tokens,)` and `offsets` `(texts + 1,)`.
         args: of a trainer, with `encoder_cache_dir`.
         run_dir: where they are kept otherwise.
         what: the texts are, for the progress bar.
     """
-    fingerprint = digest_of_weights(model.get_encoder(), beside=texts.digest())
-    folder = Path(args.encoder_cache_dir or run_dir / "cache") / fingerprint[:16]
     tokens, offsets, places = distinct_texts(texts.tokens, texts.offsets)
+    digest = hashlib.sha256(tokens.tobytes() + offsets.tobytes()).hexdigest()
+    fingerprint = digest_of_weights(model.get_encoder(), beside=digest)
+    folder = Path(args.encoder_cache_dir or run_dir / "cache") / fingerprint[:16]
     batches = partial(
         encode_texts, model, tokens, offsets, args.per_device_eval_batch_size, f"encoding {what}",
         args.disable_tqdm or args.process_index > 0,

@@ -61,12 +61,6 @@ class TokenizedTexts:
         """Tokens per text."""
         return np.diff(self.offsets)
 
-    def digest(self) -> str:
-        """Hash of all tokens."""
-        sha = hashlib.sha256(self.tokens.tobytes())
-        sha.update(self.offsets.tobytes())
-        return sha.hexdigest()
-
 
 class PairDataset(torch.utils.data.Dataset):
     """Pairs of the task, and after them as many document → ID pairs as make up a share of an epoch.
@@ -172,7 +166,10 @@ class Pairs:
 
     def digest(self) -> str:
         """Hash of all tokens and labels."""
-        return hashlib.sha256(self.texts.digest().encode() + self.labels.tobytes()).hexdigest()
+        sha = hashlib.sha256()
+        for values in (self.texts.tokens, self.texts.offsets, self.labels):
+            sha.update(values.tobytes())
+        return sha.hexdigest()
 
 
 @dataclass
