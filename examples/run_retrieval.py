@@ -116,22 +116,30 @@ def without_new(new: NewDocuments, task: Task, index: SemanticIndex, start: Star
     return replace(task, pairs=pairs, validation=validation, origin=origin), index
 
 
-def run(task_arguments: TaskArguments, start: StartArguments, training: SemanticRetrievalTrainingArguments) -> None:
-    """Loads, trains, measures and writes."""
-    seed, is_main = training.seed, training.process_index == 0
-    is_recommendation = task_arguments.task == RECOMMENDATION
+def check_arguments(task_arguments, start, training, is_recommendation: bool, reads_ids: bool) -> None:
+    """Raises CorpusError for what is missing, or does not go together."""
     if is_recommendation and not (task_arguments.items_file and task_arguments.sequences_file):
         raise CorpusError("--task recommendation needs --items_file and --sequences_file.")
     if is_recommendation and task_arguments.queries_file:
         raise CorpusError("--queries_file is for --task search and retrieval: histories have no pseudo queries.")
     if not is_recommendation and not task_arguments.beir_dir:
         raise CorpusError(f"--task {task_arguments.task} needs --beir_dir.")
+    for name, value in (("lora_rank", start.lora_rank), ("freeze_encoder", training.freeze_encoder)):
+        if value and (reads_ids or not start.model_name_or_path):
+            raise CorpusError(
+                f"--{name} is for a pretrained model that learns no new tokens: give --model_name_or_path, and for "
+                "recommendation --history text."
+            )
+    if start.lora_rank and training.freeze_encoder:
+        raise CorpusError("--lora_rank puts adapters into the encoder that --freeze_encoder keeps: choose one.")
+
+
+def run(task_arguments: TaskArguments, start: StartArguments, training: SemanticRetrievalTrainingArguments) -> None:
+    """Loads, trains, measures and writes."""
+    seed, is_main = training.seed, training.process_index == 0
+    is_recommendation = task_arguments.task == RECOMMENDATION
     reads_ids = is_recommendation and task_arguments.history != "text"
-    if start.lora_rank and (reads_ids or not start.model_name_or_path):
-        raise CorpusError(
-            "--lora_rank adapts a pretrained model that learns no new tokens: give --model_name_or_path, and for "
-            "recommendation --history text."
-        )
+    check_arguments(task_arguments, start, training, is_recommendation, reads_ids)
     if is_recommendation and training.max_query_length is None:
         training.max_query_length = _HISTORY_TOKENS
     with training.main_process_first(desc="data"):

@@ -46,6 +46,9 @@ class SemanticRetrievalTrainer(StagedTrainer):
     task. The validation queries are searched as users will, by constrained beam search over the whole index; the best
     checkpoint by `metric_for_best_model` is what training ends with. Stopped, it goes on from its last checkpoint.
 
+    With `freeze_encoder` what the encoder makes of every text is computed once, before the first stage, into a cache;
+    the decoder and the codebooks alone are trained, and the encoder has no dropout.
+
     `model.config.max_source_length` grows to `max_query_length`, where that is more; documents are read as far as
     before while this trains. `max_steps` counts for the task alone.
 
@@ -61,7 +64,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
     Raises:
         UnusablePairsError: targets that are not in the index, texts without words, settings that need what is not
             given.
-        ValueError: an index that does not fit the model.
+        ValueError: an index that does not fit the model; `freeze_encoder` with adapters.
         ExistingRunError: (from `train`) the output folder holds a run with other settings.
     """
 

@@ -253,8 +253,10 @@ def test_no_ids(base, tmp_path, run_script):
     assert "There are no IDs: give an indexer's folder" in run_script(
         "run_retrieval", *recommendation(base, tmp_path), ok=False
     )
-    from_nothing = recommendation(base, tmp_path, "--index", base / "index", "--lora_rank", 4)
-    assert "--lora_rank adapts a pretrained model" in run_script("run_retrieval", *from_nothing, ok=False)
+    from_nothing = recommendation(base, tmp_path, "--index", base / "index")
+    for option in (["--lora_rank", 4], ["--freeze_encoder"]):
+        printed = run_script("run_retrieval", *from_nothing, *option, ok=False)
+        assert f"{option[0]} is for a pretrained model that learns no new tokens" in printed
     arguments = ["--task", "recommendation", "--output_dir", tmp_path, *TINY, "--index", base / "index"]
     assert "needs --items_file and --sequences_file" in run_script("run_retrieval", *arguments, ok=False)
 
