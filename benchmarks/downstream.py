@@ -76,6 +76,7 @@ class Run:
         kind: of the IDs, as in the tables.
         method: that makes them.
         sizes: of the codebooks.
+        indexer: settings of that method.
         seed: of IDs and training.
     """
 
@@ -84,12 +85,13 @@ class Run:
     kind: str
     method: str
     sizes: list[int]
+    indexer: dict
     seed: int
 
     def index(self, options: argparse.Namespace) -> Path:
         """Where the IDs are."""
-        sizes = "x".join(map(str, self.sizes))
-        return options.output_dir / "indexes" / f"{options.set}-{self.method}-{sizes}-{self.seed}"
+        made = ["x".join(map(str, self.sizes)), *(f"{name}={value}" for name, value in self.indexer.items())]
+        return options.output_dir / "indexes" / "-".join([options.set, self.method, *made, str(self.seed)])
 
     def folder(self, options: argparse.Namespace) -> Path:
         """Where the trained model is."""
@@ -104,7 +106,8 @@ def asked(options: argparse.Namespace, plan: Plan) -> Iterator[Run]:
         for seed in options.seeds or row.seeds:
             for kind in row.identifiers:
                 if kind in (options.identifiers or plan.identifiers):
-                    yield Run(name, row.settings, kind, plan.identifiers[kind], row.sizes or plan.sizes, seed)
+                    sizes = row.sizes or plan.sizes
+                    yield Run(name, row.settings, kind, plan.identifiers[kind], sizes, row.indexer, seed)
 
 
 def make_indexes(options: argparse.Namespace, plan: Plan) -> None:
@@ -124,7 +127,7 @@ def make_indexes(options: argparse.Namespace, plan: Plan) -> None:
         quality, plan.family, lambda _: options.encoder, options.data, results, results.folder / "encoder_states"
     )
     for run in asked(options, plan):
-        make_index(bench, run.method, options.set, run.sizes, run.seed, run.index(options))
+        make_index(bench, run.method, options.set, run.sizes, run.seed, run.index(options), run.indexer)
 
 
 def train_all(options: argparse.Namespace, plan: Plan) -> None:

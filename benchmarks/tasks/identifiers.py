@@ -1,7 +1,9 @@
 """Indexes of every kind of IDs, made with what `id_quality.py` chose for it, without a document that shares its ID."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 from quality.bench import Bench
 from quality.tuning import best_of
 
@@ -9,10 +11,13 @@ from modeling_lmindexer import SemanticIndex
 from tasks.training import claim
 
 
-def make_index(bench: Bench, method: str, name: str, sizes: list[int], seed: int, folder: Path) -> None:
+def make_index(
+    bench: Bench, method: str, name: str, sizes: list[int], seed: int, folder: Path, settings: dict
+) -> None:  # fmt: skip
     """Writes the index of a data set, unless it is there.
 
-    Documents that share their codes get others at the least cost, by the same procedure for every method.
+    Documents that share their codes get others at the least cost, by the same procedure for every method; where there
+    are fewer IDs than documents, a last position tells them apart.
 
     Args:
         bench: family, encoder and choices.
@@ -21,17 +26,20 @@ def make_index(bench: Bench, method: str, name: str, sizes: list[int], seed: int
         sizes: of the codebooks.
         seed: of the method.
         folder: of the index.
+        settings: of the method, above the chosen ones.
     """
-    key = bench.key("downstream", name, method, best_of(bench, method), sizes, seed)
+    key = bench.key("downstream", name, method, best_of(bench, method) | settings, sizes, seed)
     folder.mkdir(parents=True, exist_ok=True)
     claim(folder.with_suffix(".json"), key)
     if (folder / "semantic_ids.parquet").exists():
         return
-    found = bench.find(key)
-    result = found.reassign()
-    moved = (result.moved_at >= 0).mean()
-    index = SemanticIndex.from_codes(bench.corpus(name).ids, result.codes, sizes, has_disambiguation=False)
+    found, ids = bench.find(key), bench.corpus(name).ids
+    if math.prod(sizes) < len(ids):
+        room = int(np.unique(found.codes, axis=0, return_counts=True)[1].max())
+        index, told_apart = SemanticIndex.from_codes(ids, found.codes, [*sizes, room]), f"a last code of {room}"
+    else:
+        result = found.reassign()
+        index = SemanticIndex.from_codes(ids, result.codes, sizes, has_disambiguation=False)
+        told_apart = f"{(result.moved_at >= 0).mean():.1%} moved"
     index.save_pretrained(folder)
-    print(
-        f"{folder.name}: {len(result.codes):,} documents, {moved:.1%} moved, {found.minutes or 0:.1f} min", flush=True
-    )
+    print(f"{folder.name}: {len(ids):,} documents, {told_apart}, {found.minutes or 0:.1f} min", flush=True)

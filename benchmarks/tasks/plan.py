@@ -41,6 +41,7 @@ class Row:
         identifiers: kinds of IDs that it is trained on.
         seeds: of IDs and training alike.
         sizes: of the codebooks, where they are not the plan's: for figures by length and by codebook.
+        indexer: settings of what makes the IDs, above the chosen ones.
         sets: that it is for; default: all.
     """
 
@@ -48,6 +49,7 @@ class Row:
     identifiers: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=lambda: [0])
     sizes: list[int] | None = None
+    indexer: dict = field(default_factory=dict)
     sets: list[str] | None = None
 
 

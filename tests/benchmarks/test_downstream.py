@@ -156,6 +156,7 @@ def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
     rows = {
         "new": {"identifiers": ["random", "HC"], "seeds": [0, 1]},
         "two codes": {"identifiers": ["HC"], "sizes": [9, 8], "settings": {"history": "text"}},
+        "trials": {"identifiers": ["HC"], "indexer": {"restarts": 9}},
         "elsewhere": {"identifiers": ["HC"], "sets": ["squad"]},
     }
     config.write_text(text[: text.index("\nrows:")] + "\nrows: " + json.dumps(rows))
@@ -178,16 +179,24 @@ def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
     for more in (["index", "--encoder", tmp_path, "--seeds", 0], ["train"], ["train", "--rows", "two codes"]):
         monkeypatch.setattr(sys, "argv", ["downstream.py", *map(str, [more[0], *common, *more[1:]])])
         downstream.main()
-    assert [(method, sizes, seed, folder.name) for method, _, sizes, seed, folder in made] == [
+    assert [(method, sizes, seed, folder.name) for method, _, sizes, seed, folder, _ in made] == [
         ("random", [128] * 3, 0, "beauty-random-128x128x128-0"), ("hc", [128] * 3, 0, "beauty-hc-128x128x128-0"),
-        ("hc", [9, 8], 0, "beauty-hc-9x8-0"),
+        ("hc", [9, 8], 0, "beauty-hc-9x8-0"), ("hc", [128] * 3, 0, "beauty-hc-128x128x128-restarts=9-0"),
     ]  # fmt: skip
+    assert [settings for *_, settings in made] == [{}, {}, {}, {"restarts": 9}]
     names = [(name, seed) for name, seed, _ in recorded]
-    once = [("random, new", 0), ("HC, new", 0), ("random, new", 1), ("HC, new", 1), ("HC, two codes", 0)]
-    assert names == [*once, once[-1]] and recorded[-1][2] == "beauty-hc-two_codes-0"
-    assert str(made[2][-1]) in trained[-1] and str(made[0][-1]) in trained[0]
+    once = [
+        ("random, new", 0),
+        ("HC, new", 0),
+        ("random, new", 1),
+        ("HC, new", 1),
+        ("HC, two codes", 0),
+        ("HC, trials", 0),
+    ]
+    assert names == [*once, once[-2]] and recorded[-1][2] == "beauty-hc-two_codes-0"
+    assert str(made[2][-2]) in trained[-1] and str(made[0][-2]) in trained[0]
     history = [" ".join(command).split("--history ")[1].split()[0] for command in trained]
-    assert history == ["ids"] * 4 + ["text"] * 2, "settings of the row are above those of the set"
+    assert history == ["ids"] * 4 + ["text", "ids", "text"], "settings of the row are above those of the set"
 
 
 def test_what_a_run_starts_from(module, tmp_path):
@@ -220,6 +229,8 @@ def test_the_plan_names_what_there_is(module, tmp_path):
     read = plan.read_plan(ROOT / "benchmarks" / "downstream.yaml")
     methods = module("quality.plan").read_plan(ROOT / "benchmarks" / "id_quality.yaml").methods
     assert set(read.identifiers.values()) <= set(methods) and read.own in read.identifiers
+    studies = plan.read_plan(ROOT / "benchmarks" / "downstream_studies.yaml")
+    assert set(studies.identifiers.values()) <= set(methods) and set(studies.sets) <= set(read.sets)
     wrong = tmp_path / "wrong.yaml"
     for text, message in (("sets: {}", "rows"), ("sets: {a: {task: cooking}}\nrows: {}", "missing")):
         wrong.write_text(text)
@@ -238,19 +249,22 @@ def test_an_index_is_made_once_and_shares_no_ids(module, tmp_path, monkeypatch):
 
         def find(self, key):
             found.append(key)
-            codes, names = np.array([[0, 1], [0, 1], [1, 0]]), ["a", "b", "c"]
+            codes, names = np.array([[0, 1], [0, 1], [1, 0]])[:, : len(key["key"][-2])], ["a", "b", "c"]
             even = lambda position, rows, prefixes: np.ones((len(rows), 2))  # noqa: E731
-            return SimpleNamespace(minutes=None, reassign=lambda: reassign(codes, [2, 2], even, names))
+            return SimpleNamespace(minutes=None, codes=codes, reassign=lambda: reassign(codes, [2, 2], even, names))
 
         def corpus(self, name):
             return SimpleNamespace(ids=["a", "b", "c"])
 
     for _ in range(2):
-        identifiers.make_index(Bench(), "hc", "scientific", [2, 2], 5, tmp_path / "index")
-    assert found == [{"key": ["downstream", "scientific", "hc", {"choice": "hc"}, [2, 2], 5]}]
+        identifiers.make_index(Bench(), "hc", "scientific", [2, 2], 5, tmp_path / "index", {"restarts": 9})
+    assert found == [{"key": ["downstream", "scientific", "hc", {"choice": "hc", "restarts": 9}, [2, 2], 5]}]
     index = SemanticIndex.from_pretrained(tmp_path / "index")
     assert index.document_ids == ["a", "b", "c"] and not index.has_disambiguation
     assert len(np.unique(index.codes, axis=0)) == 3
+    identifiers.make_index(Bench(), "hc", "scientific", [2], 5, tmp_path / "short", {})
+    short = SemanticIndex.from_pretrained(tmp_path / "short")
+    assert short.has_disambiguation and short.codes.tolist() == [[0, 0], [0, 1], [1, 0]]
 
 
 def test_latency_counts_what_a_search_computes(module):
