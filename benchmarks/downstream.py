@@ -139,9 +139,8 @@ def train_all(options: argparse.Namespace, plan: Plan) -> None:
     for run in asked(options, plan):
         folder = run.folder(options)
         settings = {"queries_file": queries} | entry.settings | run.settings
-        command = command_of(
-            entry, options.data, run.index(options), start_from(options.encoder, settings, states), run.seed, folder
-        )
+        settings = start_from(options.encoder, run.index(options), settings, states)
+        command = command_of(entry, options.data, run.index(options), settings, run.seed, folder)
         print(f"{run.kind}, {run.row}, seed {run.seed}: its progress is in {folder}.log", flush=True)
         run_logged(command, folder)
         judged.record(records, f"{run.kind}, {run.row}", run.seed, folder)

@@ -26,12 +26,13 @@ NEIGHBOURS, NUM_NEIGHBOURS = "neighbour_steps", 5
 @dataclass
 class Found:
     """`codes` `(N, T)` that a method found within `minutes`, None for a run that went on after a stop, how to give
-    each document an ID of its own, and the device that did the work."""
+    each document an ID of its own, the device that did the work, and what writes the model that learned them."""
 
     codes: np.ndarray
     minutes: float | None
     reassign: Callable[[], Reassignment]
     device: str = CPU
+    save_model: Callable[[Path], None] | None = None
 
 
 def run_rival(indexer: str, settings: dict, corpus: Corpus, vectors: np.ndarray, sizes: list[int], seed: int) -> Found:
@@ -99,7 +100,12 @@ def run_lmindexer(
         trainer.build_index_of_unique_codes()
         return trainer.reassignment
 
-    return Found(codes, minutes, reassigned, device_name(trainer.args.device))
+    def save_model(folder: Path) -> None:
+        trainer.model.drop_reconstructor()
+        trainer.model.save_pretrained(folder)
+        trainer.tokenizer.save_pretrained(folder)
+
+    return Found(codes, minutes, reassigned, device_name(trainer.args.device), save_model)
 
 
 def device_name(device: torch.device) -> str:

@@ -14,7 +14,7 @@ from tasks.training import claim
 def make_index(
     bench: Bench, method: str, name: str, sizes: list[int], seed: int, folder: Path, settings: dict
 ) -> None:  # fmt: skip
-    """Writes the index of a data set, unless it is there.
+    """Writes the index of a data set, unless it is there, and beside it the model that learned the IDs, if one did.
 
     Documents that share their codes get others at the least cost, by the same procedure for every method; where there
     are fewer IDs than documents, a last position tells them apart.
@@ -41,5 +41,7 @@ def make_index(
         result = found.reassign()
         index = SemanticIndex.from_codes(ids, result.codes, sizes, has_disambiguation=False)
         told_apart = f"{(result.moved_at >= 0).mean():.1%} moved"
-    index.save_pretrained(folder)
+        if found.save_model:
+            found.save_model(folder)
+    index.save_pretrained(folder)  # last: then all is there
     print(f"{folder.name}: {len(ids):,} documents, {told_apart}, {found.minutes or 0:.1f} min", flush=True)

@@ -17,7 +17,8 @@ class TaskSet:
         folder: below the data folder.
         reference: the system that needs no training, with which every generative one is fused too.
         measures: in the tables; the one at `tested` is what tests are about.
-        settings: of `run_retrieval.py`, for every row; `model_name_or_path: encoder` stands for that of the IDs.
+        settings: of `run_retrieval.py`, for every row; `model_name_or_path: encoder` stands for that of the IDs,
+            `indexer` for the model that learned them.
         documents: what IDs are made from, as in the sets of `id_quality.yaml`, which may have it already.
         queries: settings of `generate_queries.py`, for queries that nobody has asked; none are made without.
     """

@@ -9,7 +9,8 @@ from modeling_lmindexer.folder import write_json
 from tasks.plan import TaskSet
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ENCODER = "encoder"  # in place of a model's folder
+# In place of a model's folder: what the IDs were made from, and the model that learned them.
+ENCODER, INDEXER = "encoder", "indexer"
 SEQUENCES, ITEMS = "sequences.txt.gz", "items.jsonl.gz"
 
 
@@ -42,17 +43,23 @@ def command_line(script: str, values: dict) -> list[str]:
     return command
 
 
-def start_from(encoder: Path | None, settings: dict, states: Path) -> dict:
-    """Settings with a folder in the place of `ENCODER`, and where what it makes of the texts is kept.
+def start_from(encoder: Path | None, index: Path, settings: dict, states: Path) -> dict:
+    """Settings with a folder in the place of `ENCODER` or `INDEXER`, and where what it makes of the texts is kept.
 
     Raises:
-        ValueError: an encoder is asked for, and none is given.
+        ValueError: an encoder is asked for, and none is given; an indexer, and the IDs were not learned by one.
     """
-    if settings.get("model_name_or_path") != ENCODER:
-        return settings
-    if encoder is None:
+    start = settings.get("model_name_or_path")
+    if start == ENCODER and encoder is None:
         raise ValueError("these rows start from the encoder of the IDs: give its folder as --encoder")
-    return settings | {"model_name_or_path": encoder, "encoder_cache_dir": states}
+    if start == INDEXER and not (index / "config.json").exists():
+        raise ValueError(f"{index} holds no indexer: only IDs that a model learned can be written by it")
+    folders = {ENCODER: encoder, INDEXER: index}
+    return (
+        settings | {"model_name_or_path": folders[start], "encoder_cache_dir": states}
+        if start in folders
+        else settings
+    )
 
 
 def make_queries(entry: TaskSet, data: Path, folder: Path) -> Path | None:

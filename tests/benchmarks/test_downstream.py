@@ -201,12 +201,15 @@ def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
 
 def test_what_a_run_starts_from(module, tmp_path):
     training = module("tasks.training")
-    start = {"model_name_or_path": "encoder", "seed": 1}
-    found = training.start_from(tmp_path / "minilm", start, tmp_path / "states")
-    assert found == start | {"model_name_or_path": tmp_path / "minilm", "encoder_cache_dir": tmp_path / "states"}
-    assert training.start_from(None, {"seed": 1}, tmp_path) == {"seed": 1}
-    with pytest.raises(ValueError, match="give its folder as --encoder"):
-        training.start_from(None, start, tmp_path)
+    (tmp_path / "config.json").touch()
+    for start, folder in (("encoder", tmp_path / "minilm"), ("indexer", tmp_path)):
+        settings = {"model_name_or_path": start, "seed": 1}
+        found = training.start_from(tmp_path / "minilm", tmp_path, settings, tmp_path / "states")
+        assert found == {"model_name_or_path": folder, "seed": 1, "encoder_cache_dir": tmp_path / "states"}
+    assert training.start_from(None, tmp_path, {"seed": 1}, tmp_path) == {"seed": 1}
+    for start, message in (("encoder", "give its folder as --encoder"), ("indexer", "holds no indexer")):
+        with pytest.raises(ValueError, match=message):
+            training.start_from(None, tmp_path / "none", {"model_name_or_path": start}, tmp_path)
 
 
 def test_queries_are_made_once(module, tmp_path, monkeypatch):
@@ -251,7 +254,9 @@ def test_an_index_is_made_once_and_shares_no_ids(module, tmp_path, monkeypatch):
             found.append(key)
             codes, names = np.array([[0, 1], [0, 1], [1, 0]])[:, : len(key["key"][-2])], ["a", "b", "c"]
             even = lambda position, rows, prefixes: np.ones((len(rows), 2))  # noqa: E731
-            return SimpleNamespace(minutes=None, codes=codes, reassign=lambda: reassign(codes, [2, 2], even, names))
+            unique = lambda: reassign(codes, [2, 2], even, names)  # noqa: E731
+            save = lambda folder: (folder / "config.json").touch()  # noqa: E731
+            return SimpleNamespace(minutes=None, codes=codes, reassign=unique, save_model=save)
 
         def corpus(self, name):
             return SimpleNamespace(ids=["a", "b", "c"])
@@ -263,6 +268,7 @@ def test_an_index_is_made_once_and_shares_no_ids(module, tmp_path, monkeypatch):
     assert index.document_ids == ["a", "b", "c"] and not index.has_disambiguation
     assert len(np.unique(index.codes, axis=0)) == 3
     identifiers.make_index(Bench(), "hc", "scientific", [2], 5, tmp_path / "short", {})
+    assert (tmp_path / "index" / "config.json").exists()
     short = SemanticIndex.from_pretrained(tmp_path / "short")
     assert short.has_disambiguation and short.codes.tolist() == [[0, 0], [0, 1], [1, 0]]
 
