@@ -3,6 +3,7 @@
     export LMINDEXER_DATA=...
     python benchmarks/downstream.py index --set scientific --encoder all-MiniLM-L6-v2/
     python benchmarks/downstream.py train --set scientific
+    python benchmarks/downstream.py train --set nfcorpus --encoder all-MiniLM-L6-v2/
     python benchmarks/downstream.py record --set scientific --runs SASRec=outputs/sasrec SASRec:1=outputs/sasrec_1
     python benchmarks/downstream.py tables
 
@@ -57,10 +58,12 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     if options.command == "index" and options.encoder is None:
         parser.error("index needs --encoder: the folder of the encoder that all IDs share")
     for option, known in (("set", plan.sets), ("identifiers", plan.identifiers), ("rows", plan.rows)):
-        asked = getattr(options, option, None) or []
-        unknown = [name for name in ([asked] if isinstance(asked, str) else asked) if name not in known]
+        given = getattr(options, option, None) or []
+        unknown = [name for name in ([given] if isinstance(given, str) else given) if name not in known]
         if unknown:
             parser.error(f"--{option} {' '.join(unknown)}: expected {', '.join(known)}")
+    if options.command in ("index", "train") and not list(asked(options, plan)):
+        parser.error(f"no row of {options.config} is for --set {options.set} with what else is asked for")
     if options.data is None and options.command != "tables":
         parser.error("set LMINDEXER_DATA or give --data: the folder of the data sets")
     return options, plan
@@ -142,7 +145,7 @@ def train_all(options: argparse.Namespace, plan: Plan) -> None:
         settings = start_from(options.encoder, run.index(options), settings, states)
         command = command_of(entry, options.data, run.index(options), settings, run.seed, folder)
         print(f"{run.kind}, {run.row}, seed {run.seed}: its progress is in {folder}.log", flush=True)
-        run_logged(command, folder)
+        run_logged(command, folder, index=run.index(options))
         judged.record(records, f"{run.kind}, {run.row}", run.seed, folder)
         print(f"{run.kind}, {run.row}, seed {run.seed}: done, {folder}", flush=True)
 
@@ -166,7 +169,7 @@ def print_tables(options: argparse.Namespace, plan: Plan) -> None:
         for split in records.splits():
             systems = records.read(split)
             number = len(next(iter(next(iter(systems.values())).values())).queries)
-            own = [system for system in systems if system.startswith(f"{plan.own},") and "+" not in system][:1]
+            own = [f"{plan.own}, {row}" for row in plan.rows if f"{plan.own}, {row}" in systems][:1]
             print(f"\n{name}, {split}, {number:,} queries\n")
             print(table(systems, entry.measures, entry.tested, [entry.reference, *own]))
 

@@ -137,7 +137,7 @@ def draw(
     model, tokenizer = load_model(arguments, process.device)
     texts = TokenizedTexts.of(
         [arguments.prefix + text for text in documents.texts], tokenizer,
-        min(arguments.max_source_length, tokenizer.model_max_length), "documents",
+        min(arguments.max_source_length, tokenizer.model_max_length), "documents", documents.ids,
     )  # fmt: skip
     state = RunState(arguments.output_dir)
     claim(state, arguments, settings_of(arguments, sampling, documents, {"model": digest_of_weights(model)}), process)

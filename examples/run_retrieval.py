@@ -83,7 +83,11 @@ def load_start(arguments: StartArguments, texts: list[str], seed: int):
 
 
 def check_ids(index: SemanticIndex, documents) -> None:
-    """Raises CorpusError where the index has numbers for ids and the documents text, or the other way round."""
+    """Raises CorpusError where the index has numbers for ids and the documents text, or the other way round, and for
+    ids that no run file can hold."""
+    spaced = [value for value in documents["id"] if len(str(value).split()) != 1]
+    if spaced:
+        raise CorpusError(f"{len(spaced)} ids have white space, which a run file cannot hold, such as {spaced[0]!r}.")
     kinds = {type(index.document_ids[0]), type(documents["id"][0])}
     if len(kinds) > 1:
         raise CorpusError(

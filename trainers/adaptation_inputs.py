@@ -7,6 +7,7 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedModel, PreTr
 from .adaptation_args import AdaptationArguments
 from .corpus_check import UnusableCorpusError
 from .documents import IndexingDataset
+from .reading_check import check_reading
 
 
 def read_texts(
@@ -19,11 +20,7 @@ def read_texts(
         UnusableCorpusError: texts without a token, or fewer texts than a batch.
     """
     room = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > room:
-        raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens and the model {room}: give the model's own tokenizer, or call "
-            "model.resize_token_embeddings(len(tokenizer))."
-        )
+    check_reading(model, tokenizer, args.max_length, model.config)
     batch = args.per_device_train_batch_size * args.world_size
     if len(texts) < batch:
         raise UnusableCorpusError(

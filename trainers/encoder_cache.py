@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,10 @@ from modeling_lmindexer.folder import atomic_path, write_json
 
 from .progress import progress_bar
 from .weights_digest import digest_of_weights
+
+OWN_CACHE = "cache"  # inside the folder of a run
+_STATES, _DESCRIPTION = "encoder_states.float32", "encoder_states.json"
+_LOOK_AGAIN = 1.0  # seconds
 
 
 class EncoderStates:
@@ -36,9 +42,16 @@ class EncoderStates:
             fingerprint: of documents and encoder.
             batches: called only when needed; yields `(rows (batch,), states (batch, tokens, hidden))`.
         """
-        path, description = folder / "encoder_states.float32", folder / "encoder_states.json"
-        if not (path.exists() and description.exists() and json.loads(description.read_text()) == fingerprint):
+        path, description = folder / _STATES, folder / _DESCRIPTION
+        if not cls.is_there(folder, fingerprint):
             description.unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            needed, free = int(offsets[-1]) * hidden_size * 4, shutil.disk_usage(folder).free
+            if needed > free:
+                raise OSError(
+                    f"The states of the frozen encoder take {needed / 1e9:.1f} GB, and {folder} has "
+                    f"{free / 1e9:.1f} GB left: set encoder_cache_dir to a folder with more, or read fewer tokens."
+                )
             with atomic_path(path) as temporary:
                 shape = (int(offsets[-1]), hidden_size)
                 states = np.memmap(temporary, dtype=np.float32, mode="w+", shape=shape)
@@ -49,6 +62,14 @@ class EncoderStates:
                 del states
             write_json(description, fingerprint)
         return cls(path, offsets, hidden_size)
+
+    @staticmethod
+    def is_there(folder: Path, fingerprint: str) -> bool:
+        """Whether the states of these documents and weights are in a folder."""
+        description = folder / _DESCRIPTION
+        return (
+            (folder / _STATES).exists() and description.exists() and json.loads(description.read_text()) == fingerprint
+        )
 
     def __getitem__(self, row: int) -> np.ndarray:
         """States of a text `(tokens, hidden)`."""
@@ -81,13 +102,15 @@ def cached_states(model, texts, args, run_dir: Path, what: str) -> EncoderStates
     tokens, offsets, places = distinct_texts(texts.tokens, texts.offsets)
     digest = hashlib.sha256(tokens.tobytes() + offsets.tobytes()).hexdigest()
     fingerprint = digest_of_weights(model.get_encoder(), beside=digest)
-    folder = Path(args.encoder_cache_dir or run_dir / "cache") / fingerprint[:16]
+    folder = Path(args.encoder_cache_dir or run_dir / OWN_CACHE) / fingerprint[:16]
     batches = partial(
         encode_texts, model, tokens, offsets, args.per_device_eval_batch_size, f"encoding {what}",
         args.disable_tqdm or args.process_index > 0,
     )  # fmt: skip
-    with args.main_process_first(local=False, desc="encoder states"):
-        states = EncoderStates.open_or_compute(folder, fingerprint, offsets, model.config.hidden_size, batches)
+    if args.process_index > 0:  # not by a barrier, which ends with an error where this takes long
+        while not EncoderStates.is_there(folder, fingerprint):
+            time.sleep(_LOOK_AGAIN)
+    states = EncoderStates.open_or_compute(folder, fingerprint, offsets, model.config.hidden_size, batches)
     states.places = places
     return states
 

@@ -1,6 +1,7 @@
 """Searches queries batch by batch, shared by all processes, with the same result for any batch size."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 
 import datasets
@@ -48,7 +49,8 @@ class Queries:
             raise UnusablePairsError("There are no queries; expected at least one.")
         ids = list(table["id"])
         if len(set(ids)) < len(ids):
-            raise UnusablePairsError("Queries share an id; expected one row per query.")
+            twice = next(value for value, number in Counter(ids).items() if number > 1)
+            raise UnusablePairsError(f"Query {twice!r} has several rows; expected one per query.")
         relevant, columns = list(table["relevant"]), table.column_names
         gains = list(table["gains"]) if "gains" in columns else [[1] * len(row) for row in relevant]
         judged = [dict(zip(row, own, strict=True)) for row, own in zip(relevant, gains, strict=True)]
@@ -62,7 +64,7 @@ class Queries:
             unknown = [document for document in row if document not in known]
             if unknown:
                 raise UnusablePairsError(f"Query {query!r} hides {unknown[0]!r}, which is not in the index.")
-        return cls(ids, TokenizedTexts.of(list(table["text"]), tokenizer, max_length, "queries"), judged, hidden)
+        return cls(ids, TokenizedTexts.of(list(table["text"]), tokenizer, max_length, "queries", ids), judged, hidden)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -34,18 +34,20 @@ class TokenizedTexts:
     offsets: np.ndarray
 
     @classmethod
-    def of(cls, texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, what: str) -> "TokenizedTexts":
+    def of(
+        cls, texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, what: str, names: list
+    ) -> "TokenizedTexts":
         """Texts as token ids, cut after `max_length`.
 
         Raises:
-            UnusablePairsError: a text without a token; `what` it is stands in the message.
+            UnusablePairsError: a text without a token; `what` it is stands in the message, and its name.
         """
         encoded = tokenizer(texts, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
         special = set(tokenizer.all_special_ids)
-        empty = [row for row, tokens in enumerate(encoded) if special.issuperset(tokens)]
+        empty = [name for name, tokens in zip(names, encoded, strict=True) if special.issuperset(tokens)]
         if empty:
             raise UnusablePairsError(
-                f"{len(empty)} of {len(texts)} {what} have no words: rows {empty[:_NAMED]}. Leave them out."
+                f"{len(empty)} of {len(texts)} {what} have no words: {empty[:_NAMED]}. Leave them out."
             )
         lengths = [len(row) for row in encoded]
         return cls(np.concatenate(encoded).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
@@ -158,7 +160,8 @@ class Pairs:
                 f"{len(unknown)} of {len(targets)} {what} have a target that is not in the index: {named}. Index all "
                 "documents first, or leave these pairs out."
             )
-        texts = TokenizedTexts.of(list(table["text"]), tokenizer, max_length, what)
+        named = targets if what == "documents" else [f"row {row}, of {value}" for row, value in enumerate(targets)]
+        texts = TokenizedTexts.of(list(table["text"]), tokenizer, max_length, what, named)
         return cls(texts, index.sequences_of(targets).numpy())
 
     def __len__(self) -> int:

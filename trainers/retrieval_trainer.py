@@ -1,6 +1,7 @@
 """`SemanticRetrievalTrainer` teaches an indexer to write the ID of the document that a text asks for (Eq. 14)."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import datasets
@@ -15,11 +16,12 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from modeling_lmindexer import DocumentVectors, SemanticIndex
 
-from .encoder_cache import cached_states
+from .encoder_cache import OWN_CACHE, cached_states
 from .existing_codes import existing_codes
 from .figures import loss_curve
 from .length_sampler import LengthBatchSampler
 from .prefix_sampler import PrefixBatchSampler
+from .reading_check import check_reading
 from .retrieval import Queries, Rankings, Searcher
 from .retrieval_args import BY_LENGTH, EXISTING, SemanticRetrievalTrainingArguments
 from .retrieval_data import PairCollator, PairDataset, Pairs, UnusablePairsError
@@ -64,7 +66,8 @@ class SemanticRetrievalTrainer(StagedTrainer):
     Raises:
         UnusablePairsError: targets that are not in the index, texts without words, settings that need what is not
             given.
-        ValueError: an index that does not fit the model; `freeze_encoder` with adapters.
+        ValueError: an index or a tokenizer that does not fit the model; texts longer than it has places for;
+            `freeze_encoder` with adapters.
         ExistingRunError: (from `train`) the output folder holds a run with other settings.
     """
 
@@ -90,6 +93,10 @@ class SemanticRetrievalTrainer(StagedTrainer):
         self.index, self.tokenizer = index, processing_class
         document_length = model.config.max_source_length
         self.length = args.max_query_length or document_length
+        check_reading(
+            model, processing_class, max(self.length, document_length if needs_documents else 0),
+            model.config.backbone_config,
+        )  # fmt: skip
         self.pairs = self.read(train_dataset, "target", "pairs", self.length)
         self.titles = None
         if needs_documents:
@@ -131,7 +138,9 @@ class SemanticRetrievalTrainer(StagedTrainer):
             by stage, its `loss_curve` and, of the task, `evaluations`: `[share of the stage, figures]`.
         """
         self.claim(self.run_settings())
-        if self.settings.freeze_encoder:
+        stages = [WARM_START, TASK] if self.settings.document_epochs > 0 else [TASK]
+        is_done = all(self.state_of_run.result(name) is not None for name in stages)
+        if self.settings.freeze_encoder and not is_done:
             for what, pairs in (("queries", self.pairs), ("documents", self.titles)):
                 if pairs is not None:
                     pairs.states = cached_states(self.unwrap(), pairs.texts, self.settings, self.run_dir, what)
@@ -141,6 +150,8 @@ class SemanticRetrievalTrainer(StagedTrainer):
             figures[WARM_START] = self.run_stage(WARM_START, documents, self.settings.document_epochs)
         figures[TASK] = self.run_stage(TASK, self.task, self.settings.num_train_epochs)
         self.args.output_dir = str(self.run_dir)
+        if self.args.process_index == 0:
+            shutil.rmtree(self.run_dir / OWN_CACHE, ignore_errors=True)
         return figures
 
     def run_stage(self, name: str, dataset: PairDataset, epochs: float) -> dict:

@@ -6,6 +6,8 @@ from pathlib import Path
 import yaml
 
 TASKS = ("recommendation", "search", "retrieval")
+# In place of a model's folder: what the IDs were made from, and the model that learned them.
+ENCODER, INDEXER = "encoder", "indexer"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Plan:
             unknown = [kind for kind in row.identifiers if kind not in self.identifiers]
             if unknown:
                 raise ValueError(f"the row {name!r} has IDs of {unknown}; there are {', '.join(self.identifiers)}")
+            if row.settings.get("model_name_or_path") == INDEXER and row.identifiers != [self.own]:
+                raise ValueError(f"the row {name!r} starts from an indexer: only {self.own} has one")
             unknown = [one for one in row.sets or () if one not in self.sets]
             if unknown:
                 raise ValueError(f"the row {name!r} is for {unknown}; there are {', '.join(self.sets)}")

@@ -25,14 +25,15 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, split: str, system: str, seed: int, figures: RankingFigures) -> None:
-        """Writes a system's figures, in the place of those that were there."""
+        """Writes a system's figures, in the place of those that were there, or after all others."""
         frame = pandas.DataFrame({"query": figures.queries} | figures.values)
         frame = frame.assign(split=split, system=system, seed=seed)[_KEY + list(frame.columns)]
         with self._alone():
             if self.path.exists():
                 old = pandas.read_parquet(self.path)
                 same = (old[_KEY] == [split, system, seed]).all(axis=1)
-                frame = pandas.concat([old[~same], frame], ignore_index=True)
+                place = int(same.argmax()) if same.any() else len(old)
+                frame = pandas.concat([old[:place], frame, old[place:][~same[place:]]], ignore_index=True)
             with atomic_path(self.path) as temporary:
                 frame.to_parquet(temporary, index=False, compression="zstd")
 

@@ -90,6 +90,9 @@ class Judged:
         runs = {split: read_run(path) for split, path in runs.items() if path.exists()}
         if not runs:
             raise FileNotFoundError(f"{folder} has no run of {', '.join(self.qrels)}: expected run.<split>.trec.")
+        missing = sorted(set(self.qrels) - set(runs))
+        if missing:
+            print(f"{folder}: no run of {', '.join(missing)}", flush=True)
         for split, rankings in runs.items():
             records.add(split, name, seed, self.figures(rankings, split))
             both = fuse([rankings, self.untrained[self.entry.reference][split]], _DEPTH)

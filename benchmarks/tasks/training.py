@@ -1,16 +1,15 @@
 """Runs `examples/run_retrieval.py` as a user does, in a process of its own; it goes on after a stop."""
 
+import fcntl
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 from modeling_lmindexer.folder import write_json
-from tasks.plan import TaskSet
+from tasks.plan import ENCODER, INDEXER, TaskSet
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-# In place of a model's folder: what the IDs were made from, and the model that learned them.
-ENCODER, INDEXER = "encoder", "indexer"
 SEQUENCES, ITEMS = "sequences.txt.gz", "items.jsonl.gz"
 
 
@@ -71,6 +70,11 @@ def make_queries(entry: TaskSet, data: Path, folder: Path) -> Path | None:
     return folder / "queries.jsonl"
 
 
+def described(folder: Path) -> Path:
+    """The file beside a folder that says what it is made by."""
+    return folder.with_name(f"{folder.name}.json")
+
+
 def claim(path: Path, made_by: dict) -> None:
     """Writes what something is made by, or raises RuntimeError where it was made by something else."""
     if not path.exists():
@@ -79,18 +83,23 @@ def claim(path: Path, made_by: dict) -> None:
         raise RuntimeError(f"{path} is of a run with other settings: name another folder, or remove both.")
 
 
-def run_logged(command: list[str], folder: Path, done: str = "metrics.json") -> None:
+def run_logged(command: list[str], folder: Path, done: str = "metrics.json", index: Path | None = None) -> None:
     """Runs a command, with a log beside its output folder, unless the file is there that it writes last.
 
     Raises:
         RuntimeError: it failed, and the message is the end of its log; or the folder is of another command.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    claim(folder.with_suffix(".json"), {"command": command[1:]})
+    made = json.loads(described(index).read_text()) if index and described(index).exists() else None
+    claim(described(folder), {"command": command[1:], "index": made})
     if (folder / done).exists():
         return
-    log = folder.with_suffix(".log")
+    log = folder.with_name(f"{folder.name}.log")
     with open(log, "a") as file:
+        try:  # held by the command itself, which may live longer than we do
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"{folder} is being written by another process: wait for it, or stop it.") from None
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
     if code:
         raise RuntimeError(f"{' '.join(command)}\nended with {code}; the end of {log}:\n{log.read_text()[-2000:]}")

@@ -63,7 +63,8 @@ def document_rows(corpus: Dataset) -> Iterable[dict]:
     """Rows of `corpus.jsonl` from a corpus with the columns `id`, `text` and perhaps `query`, the title."""
     for row in corpus:
         title = row.get("query") or ""
-        yield {"_id": str(row["id"]), "title": title, "text": row["text"].removeprefix(title).strip()}
+        text = "\n".join(part for part in row["text"].split("\n") if part != title)  # a column is a line
+        yield {"_id": str(row["id"]), "title": title, "text": text}
 
 
 def write_beir(folder: str | Path, documents: Iterable[dict], judged: dict[str, Qrels]) -> None:

@@ -1,6 +1,7 @@
 """User histories become pairs of what was bought and what was bought next: leave-one-out, as in the literature."""
 
 import gzip
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,35 +40,65 @@ def read_histories(file: str | Path, item_ids: list | None, skip_missing: bool =
     if not path.is_file():
         raise FileNotFoundError(f"sequences_file={str(file)!r} is not a file (looked for {path.absolute()}).")
     known, found, users = {str(item): item for item in item_ids or []}, [], {}
-    kind = type(item_ids[0]) if item_ids else str
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            user, *items = line.split()
-            unknown = [item for item in items if item not in known] if item_ids is not None else []
-            if unknown and not skip_missing:
-                raise CorpusError(
-                    f"{path}, line {number}: item {unknown[0]} has no semantic ID. Index it, remove it, or set "
-                    "--skip_missing: it is then read nowhere, and counts as not found."
-                )
-            if len(items) < _LEAST:
-                raise CorpusError(
-                    f"{path}, line {number}: user {user} has {len(items)} items; expected at least {_LEAST}, the last "
-                    "for the test, the one before for validation."
-                )
-            if unknown and not any(item in known for item in items[:-2]):
-                raise CorpusError(
-                    f"{path}, line {number}: user {user} has no item with a semantic ID before the last two, so that "
-                    "there is nothing to read: remove the line."
-                )
-            if user in users:
-                raise CorpusError(f"{path}, line {number}: user {user} has line {users[user]} already.")
-            users[user] = number
-            found.append(History(user, [known[item] if item in known else kind(item) for item in items]))
+    others = _Others(item_ids)
+    for number, line in enumerate(_lines_of(path), start=1):
+        if not line.strip():
+            continue
+        user, *items = line.split()
+        unknown = [item for item in items if item not in known] if item_ids is not None else []
+        if unknown and not skip_missing:
+            raise CorpusError(
+                f"{path}, line {number}: item {unknown[0]} has no semantic ID. Index it, remove it, or set "
+                "--skip_missing: it is then read nowhere, and counts as not found."
+            )
+        if len(items) < _LEAST:
+            raise CorpusError(
+                f"{path}, line {number}: user {user} has {len(items)} items; expected at least {_LEAST}, the last "
+                "for the test, the one before for validation."
+            )
+        if unknown and not any(item in known for item in items[:-2]):
+            raise CorpusError(
+                f"{path}, line {number}: user {user} has no item with a semantic ID before the last two, so that "
+                "there is nothing to read: remove the line."
+            )
+        if user in users:
+            raise CorpusError(f"{path}, line {number}: user {user} has line {users[user]} already.")
+        users[user] = number
+        found.append(History(user, [known[item] if item in known else others[item] for item in items]))
     if not found:
         raise CorpusError(f"{path} holds no histories; expected a line per user: user item item ...")
     return found
+
+
+def _lines_of(path: Path) -> Iterator[str]:
+    """Lines of a text, packed or not.
+
+    Raises:
+        CorpusError: it is not in UTF-8, or not packed as its name says.
+    """
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as lines:
+        try:
+            yield from lines
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            raise CorpusError(f"{path}: {error}. Expected text in UTF-8, or a whole .gz of it.") from error
+
+
+class _Others(dict):
+    """What stands for an item that has no ID: of the type of those that have one, and none of them.
+
+    A number for what is none, such as 007 beside the item 7, is one that nothing is called.
+    """
+
+    def __init__(self, item_ids: list | None):
+        super().__init__()
+        self.are_numbers = bool(item_ids) and isinstance(item_ids[0], int)
+
+    def __missing__(self, item: str) -> str | int:
+        if not self.are_numbers:
+            self[item] = item
+        else:
+            self[item] = int(item) if re.fullmatch(r"0|-?[1-9]\d{0,17}", item, re.ASCII) else -(2**62) - len(self)
+        return self[item]
 
 
 def training_windows(histories: list[History], windows: str, seed: int) -> Iterator[tuple[list, object]]:

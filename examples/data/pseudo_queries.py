@@ -141,6 +141,9 @@ def add_pseudo_queries(folder: BeirFolder, file: str | Path) -> dict[str, dict[s
         CorpusError: a row without text, or with a document that the folder does not have; with its number.
     """
     known, names, qrels = set(folder.documents["id"]), {}, {}
+    stem = "pseudo"
+    while any(query.startswith(stem) for query in folder.queries):  # no query of the folder's own is one of these
+        stem += "-query"
     for number, row in enumerate(rows_with(file, ("document_id", "text")), start=1):
         document, text = str(row.get("document_id", "")), " ".join(str(row.get("text") or "").split())
         if document not in known:
@@ -150,8 +153,7 @@ def add_pseudo_queries(folder: BeirFolder, file: str | Path) -> dict[str, dict[s
             )
         if not text:
             raise CorpusError(f"{file}, row {number}: the query of document {document!r} is empty; remove the row.")
-        # No id of a run file has a space: these are told from the folder's own.
-        name = names.setdefault(text, f"pseudo query {len(names)}")
+        name = names.setdefault(text, f"{stem}-{len(names)}")
         folder.queries[name] = text
         qrels.setdefault(name, {})[document] = 1
     return qrels

@@ -56,23 +56,23 @@ def read_run(path: str | Path) -> dict[str, list[str]]:
         RankingError: a line that is none, a rank or a document twice; with its number.
     """
     ranks: dict[str, dict[int, str]] = {}
+    documents: dict[str, set[str]] = {}
     for number, parts in _lines(path):
         if len(parts) != 6 or not parts[3].isdigit():
             raise RankingError(
                 f"{path}, line {number}: {' '.join(parts)!r}; expected query Q0 document rank score name"
             )
         query, document, rank = parts[0], parts[2], int(parts[3])
-        row = ranks.setdefault(query, {})
+        row, named = ranks.setdefault(query, {}), documents.setdefault(query, set())
+        if document in named:
+            raise RankingError(f"{path}, line {number}: query {query} ranks {document} twice")
+        named.add(document)
         if rank in row:
             raise RankingError(
                 f"{path}, line {number}: query {query} has rank {rank} twice, for {row[rank]} and {document}"
             )
         row[rank] = document
-    found = {query: [row[rank] for rank in sorted(row)] for query, row in ranks.items()}
-    for query, documents in found.items():
-        if len(set(documents)) < len(documents):
-            raise RankingError(f"{path}: query {query} ranks a document twice")
-    return found
+    return {query: [row[rank] for rank in sorted(row)] for query, row in ranks.items()}
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:

@@ -1,5 +1,6 @@
 """Recommendation by counting, by hand; and the table of the downstream benchmark."""
 
+import fcntl
 import gzip
 import importlib
 import json
@@ -111,7 +112,7 @@ def test_the_tables_of_a_beir_folder(module, tmp_path, monkeypatch, capsys):
     assert found["own"] == "0.5000" and found["own + BM25"] == "1.0000" and found["BM25"] == "1.0000"
 
 
-def test_records_keep_the_newest_and_the_order_of_systems(module, tmp_path):
+def test_records_keep_the_newest_in_its_place(module, tmp_path):
     records = module("tasks.records").Records(tmp_path, "set")
     with pytest.raises(FileNotFoundError, match="record some runs"):
         records.read("test")
@@ -124,7 +125,7 @@ def test_records_keep_the_newest_and_the_order_of_systems(module, tmp_path):
         records.add("test", system, seed, own)
     records.add("unseen", "one", 0, figures(0.75))
     found = module("tasks.records").Records(tmp_path, "set").read("test")
-    assert list(found) == ["one", "two"] and records.splits() == ["test", "unseen"]
+    assert list(found) == ["two", "one"] and records.splits() == ["test", "unseen"]
     assert found["two"][1].means() == {"mrr@5": 0.75} and found["one"][0].queries == ["a", "b"]
 
 
@@ -142,10 +143,17 @@ def test_what_is_run(module, data, tmp_path):
     with pytest.raises(RuntimeError, match="(?s)ended with 3.*it says why"):
         training.run_logged([sys.executable, "-c", script], tmp_path / "run")
     (tmp_path / "run").mkdir()
+    with open(tmp_path / "run.log") as file, pytest.raises(RuntimeError, match="is being written by another process"):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        training.run_logged([sys.executable, "-c", script], tmp_path / "run")
     (tmp_path / "run" / "metrics.json").write_text("{}")
     training.run_logged([sys.executable, "-c", script], tmp_path / "run")  # done already
     with pytest.raises(RuntimeError, match="is of a run with other settings"):
         training.run_logged([sys.executable, "-c", "other settings"], tmp_path / "run")
+    (tmp_path / "index.json").write_text('{"seed": 1}')
+    with pytest.raises(RuntimeError, match="is of a run with other settings"):
+        training.run_logged([sys.executable, "-c", script], tmp_path / "run", index=tmp_path / "index")
+    assert training.described(tmp_path / "a=0.5-0") != training.described(tmp_path / "a=0.5-1")
 
 
 def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
@@ -161,7 +169,7 @@ def test_runs_that_are_asked_for(module, tmp_path, monkeypatch):
     }
     config.write_text(text[: text.index("\nrows:")] + "\nrows: " + json.dumps(rows))
     monkeypatch.setattr(downstream, "make_index", lambda bench, *values: made.append(values))
-    monkeypatch.setattr(downstream, "run_logged", lambda command, folder: trained.append(command))
+    monkeypatch.setattr(downstream, "run_logged", lambda command, folder, index: trained.append(command))
     record = lambda self, records, name, seed, folder: recorded.append((name, seed, folder.name))  # noqa: E731
     monkeypatch.setattr(downstream.Judged, "record", record)
     common = [
@@ -247,6 +255,8 @@ def test_an_index_is_made_once_and_shares_no_ids(module, tmp_path, monkeypatch):
     monkeypatch.setattr(identifiers, "best_of", lambda bench, method: {"choice": method})
 
     class Bench:
+        plan = SimpleNamespace(methods={"hc": SimpleNamespace(learns=True)})
+
         def key(self, *values):
             return {"key": list(values)}
 

@@ -92,3 +92,18 @@ def test_items_without_an_id(tmp_path):
     assert pairs.to_list() == [{"text": "[1]", "target": 2}]
     assert validation[1] == {"id": "u2", "text": "[1]", "relevant": [2], "hidden": [1]}
     assert test[0] == {"id": "u1", "text": "[1, 2, 3]", "relevant": [9], "hidden": [1, 2, 3]}
+    (tmp_path / "sequences.txt").write_text("u1 1 2 3 x9\nu2 1 2 3 03\nu3 1 2 3 x9\n")
+    found = [one.items[-1] for one in read_histories(tmp_path / "sequences.txt", [1, 2, 3], skip_missing=True)]
+    assert found[0] == found[2] != found[1] and not {1, 2, 3} & set(found), "03 is not the item 3"
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    path = tmp_path / "sequences.txt"
+    path.write_bytes(b"\xef\xbb\xbfu1 1 2 3\n")
+    assert read_histories(path, [1, 2, 3])[0].user == "u1", "a mark of UTF-8 is no part of the first user"
+    path.write_bytes(b"u1 1 2 \xff\n")
+    with pytest.raises(CorpusError, match="sequences.txt: 'utf-8' codec.*Expected text in UTF-8"):
+        read_histories(path, [1, 2, 3])
+    (tmp_path / "sequences.txt.gz").write_bytes(b"u1 1 2 3\n")
+    with pytest.raises(CorpusError, match="sequences.txt.gz: Not a gzipped file"):
+        read_histories(tmp_path / "sequences.txt.gz", [1, 2, 3])

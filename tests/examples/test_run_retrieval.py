@@ -207,6 +207,7 @@ def test_pseudo_queries_are_learned_from_too(base, pseudo_queries, run_script, t
     )
     shutil.copytree(base / "beir", tmp_path / "beir")
     (tmp_path / "beir" / "qrels" / "train.tsv").unlink()
+    given += ["--rescoring_weight", 1]  # by which the pseudo queries that are for validation are written, too
     printed = run_script("run_retrieval", *searching(tmp_path / "beir", base, tmp_path / "alone", *given))
     # 36 texts, an eighth of which, 4, are for validation: with one document or two.
     pairs = int(printed.split("documents, ")[1].split()[0])
@@ -267,8 +268,18 @@ def test_no_ids(base, tmp_path, run_script):
         ("qrels/test.tsv", "q1\t99\t1\n", "query q1 has document 99, which is not in corpus.jsonl"),
         ("qrels/train.tsv", "q99\t1\t1\n", "query q99 is not in queries.jsonl"),
         ("qrels/test.tsv", "q1\t1\tyes\nq1\t1\tno\n", "line 2: 'q1 1 no'; expected"),
-        ("corpus.jsonl", '{"_id": "1", "text": "a"}\n{"_id": "1", "text": "b"}', "row 2 has no `_id`, or that of ano"),
+        (
+            "corpus.jsonl",
+            '{"_id": "1", "text": "a"}\n{"_id": "1", "text": "b"}',
+            "row 2 has no `_id`, that of another row",
+        ),
         ("queries.jsonl", '{"text": "a"}', "row 1 has no `_id`"),
+        ("queries.jsonl", '{"_id": null, "text": "a"}', "row 1 has no `_id`"),
+        ("corpus.jsonl", '{"_id": "a b", "text": "a"}', "or one with white space, which a run file cannot hold"),
+        ("corpus.jsonl", '{"_id": "7", "text": " "}', "1 documents have no text, such as ['7']"),
+        ("queries.jsonl", '{"_id": "q0", "text": ""}', "train.tsv: query q0 has no text in queries.jsonl"),
+        ("qrels/test.tsv", "q1\t1\t0\n", "test.tsv: no query has a document with a gain above 0"),
+        ("queries.jsonl", None, "beir has no queries.jsonl"),
         ("qrels/train.tsv", None, "expected train.tsv, or a --queries_file, and test.tsv"),
     ],
 )

@@ -164,7 +164,7 @@ def test_wrong_files(tmp_path):
     path = tmp_path / "file"
     for text, message in (
         ("q Q0 a 1 1.0 x\nq Q0 b 1 0.5 x\n", "line 2: query q has rank 1 twice, for a and b"),
-        ("q Q0 a 1 1.0 x\nq Q0 a 2 0.5 x\n", "query q ranks a document twice"),
+        ("q Q0 a 1 1.0 x\nq Q0 a 2 0.5 x\n", "line 2: query q ranks a twice"),
         ("q Q0 a 1 1.0 x\n\nq a 2\n", "line 3: 'q a 2'; expected query Q0 document rank score name"),
     ):
         path.write_text(text)

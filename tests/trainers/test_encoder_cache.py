@@ -1,5 +1,8 @@
 """Encoder states on disk: computed once, and again when they belong to something else."""
 
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -68,3 +71,11 @@ def test_equal_texts_are_one():
     tokens, offsets = np.array([5, 7, 5, 7, 5], dtype=np.int32), np.array([0, 2, 4, 5])
     kept, where, places = distinct_texts(tokens, offsets)
     assert kept.tolist() == [5, 7, 5] and where.tolist() == [0, 2, 3] and places.tolist() == [0, 0, 1]
+
+
+def test_a_full_disk_is_known_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=47))
+    with pytest.raises(OSError, match="set encoder_cache_dir to a folder with more"):
+        EncoderStates.open_or_compute(tmp_path / "states", "mine", OFFSETS, 2, Encoder())
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=48))
+    EncoderStates.open_or_compute(tmp_path / "states", "mine", OFFSETS, 2, Encoder())

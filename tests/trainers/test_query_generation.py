@@ -31,7 +31,7 @@ def generator(batch_size: int = 4, sampling: QuerySampling = SAMPLING) -> QueryG
 def documents() -> tuple[list[str], TokenizedTexts]:
     """Ids and token ids of 20 documents."""
     corpus = tiny_corpus().select(range(20))
-    return corpus["id"][:], TokenizedTexts.of(corpus["text"][:], tiny_tokenizer(), 32, "documents")
+    return corpus["id"][:], TokenizedTexts.of(corpus["text"][:], tiny_tokenizer(), 32, "documents", corpus["id"][:])
 
 
 @pytest.fixture(scope="module")

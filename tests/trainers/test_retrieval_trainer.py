@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from trainers import ExistingRunError, SemanticRetrievalTrainer
 from trainers.adapters import with_adapter
 from trainers.prefix_sampler import SampleKey
+from trainers.reading_check import check_reading
 from trainers.retrieval import Queries, Searcher
 from trainers.retrieval_data import UnusablePairsError
 from trainers.retrieval_trainer import TASK, WARM_START
@@ -267,9 +268,12 @@ def table(**columns):
     ("given", "message"),
     [
         ({"train": table(text=["common1", "common2"], target=["d000", "d9"])}, "1 of 2 pairs .* 'd9' in row 1"),
-        ({"train": table(text=["common1", ""], target=["d000", "d000"])}, r"1 of 2 pairs have no words: rows \[1\]"),
-        ({"validation": table(id=[1], text=[" "], relevant=[["d000"]])}, "1 of 1 queries have no words"),
-        ({"validation": table(id=[1, 1], text=["common1"] * 2, relevant=[["d000"]] * 2)}, "Queries share an id"),
+        (
+            {"train": table(text=["common1", ""], target=["d000", "d000"])},
+            "1 of 2 pairs have no words: .'row 1, of d000'",
+        ),
+        ({"validation": table(id=[7], text=[" "], relevant=[["d000"]])}, r"1 of 1 queries have no words: \[7\]"),
+        ({"validation": table(id=[1, 1], text=["common1"] * 2, relevant=[["d000"]] * 2)}, "Query 1 has several rows"),
         ({"validation": table(id=[1], text=["common1"], relevant=[["d000"]], gains=[[0]])}, "1 queries have no rel"),
         ({"validation": table(id=[1], text=["common1"], relevant=[["d000"]], hidden=[["d9"]])}, "Query 1 hides 'd9'"),
         ({"train": table(text=[], target=[])}, "There are no pairs"),
@@ -375,6 +379,25 @@ def test_a_frozen_encoder_reads_every_text_once(tmp_path, kind):
     for name in (WARM_START, TASK):
         found = [loss for _, loss in by_hand.train()[name]["loss_curve"]]
         np.testing.assert_allclose(found, [loss for _, loss in figures[name]["loss_curve"]], rtol=1e-4)
+
+
+def test_a_run_that_is_done_encodes_nothing(tmp_path):
+    """Nor is what it has computed left in its folder."""
+    retrieval_trainer(tmp_path, freeze_encoder=True, queries=False, num_train_epochs=1).train()
+    assert not list(tmp_path.rglob("encoder_states*"))
+    again = retrieval_trainer(tmp_path, freeze_encoder=True, queries=False, num_train_epochs=1)
+    again.model.get_encoder().forward = None
+    again.train()
+
+
+def test_a_tokenizer_and_texts_that_do_not_fit(tmp_path):
+    model, tokenizer = tiny_indexer("bert", num_reconstructor_layers=0), tiny_tokenizer()
+    tokenizer.add_tokens([f"new{i}" for i in range(model.get_input_embeddings().num_embeddings)])
+    with pytest.raises(ValueError, match="give the model's own tokenizer"):
+        check_reading(model, tokenizer, 8)
+    places = model.config.backbone_config.max_position_embeddings
+    with pytest.raises(ValueError, match=f"Texts of {places + 1} tokens do not fit"):
+        retrieval_trainer(tmp_path, model=model, max_query_length=places + 1)
 
 
 def no_dropout(kind):
