@@ -162,12 +162,20 @@ def record(options: argparse.Namespace, plan: Plan) -> None:
         judged.record(records, name, int(seed or 0), Path(folder))
 
 
+def in_order(systems: dict, plan: Plan, fused: str) -> dict:
+    """Systems as they were recorded, and after them the generative models in the order of the plan, each with its
+    fusion, whose name ends with `fused`."""
+    own = [f"{kind}, {row}" for row in plan.rows for kind in plan.identifiers]
+    place = {name: number for number, name in enumerate(own)}
+    return {name: systems[name] for name in sorted(systems, key=lambda name: place.get(name.removesuffix(fused), -1))}
+
+
 def print_tables(options: argparse.Namespace, plan: Plan) -> None:
     """The command `tables`."""
     for name in [options.set] if options.set else plan.sets:
         entry, records = plan.sets[name], Records(options.records, name)
         for split in records.splits():
-            systems = records.read(split)
+            systems = in_order(records.read(split), plan, f" + {entry.reference}")
             number = len(next(iter(next(iter(systems.values())).values())).queries)
             own = [f"{plan.own}, {row}" for row in plan.rows if f"{plan.own}, {row}" in systems][:1]
             print(f"\n{name}, {split}, {number:,} queries\n")

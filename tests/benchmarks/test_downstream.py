@@ -129,6 +129,15 @@ def test_records_keep_the_newest_in_its_place(module, tmp_path):
     assert found["two"][1].means() == {"mrr@5": 0.75} and found["one"][0].queries == ["a", "b"]
 
 
+def test_tables_have_the_order_of_the_plan(module):
+    plan = SimpleNamespace(rows={"cold": None, "warm": None}, identifiers={"LMIndexer": "", "HC": ""})
+    names = ["HC, cold", "HC, cold + BM25", "BM25", "LMIndexer, warm", "LMIndexer, cold", "dense + BM25"]
+    found = module("downstream").in_order({name: len(name) for name in names}, plan, " + BM25")
+    assert list(found.items()) == [(name, len(name)) for name in (
+        "BM25", "dense + BM25", "LMIndexer, cold", "HC, cold", "HC, cold + BM25", "LMIndexer, warm"
+    )]  # fmt: skip
+
+
 def test_what_is_run(module, data, tmp_path):
     """The command line of a run, once."""
     plan, training = module("tasks.plan"), module("tasks.training")
