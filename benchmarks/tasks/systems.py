@@ -95,7 +95,8 @@ class Judged:
             print(f"{folder}: no run of {', '.join(missing)}", flush=True)
         for split, rankings in runs.items():
             records.add(split, name, seed, self.figures(rankings, split))
-            both = fuse([rankings, self.untrained[self.entry.reference][split]], _DEPTH)
+            # The reference first: it decides between documents that both have at the same rank.
+            both = fuse([self.untrained[self.entry.reference][split], rankings], _DEPTH)
             records.add(split, f"{name} + {self.entry.reference}", seed, self.figures(both, split))
 
     def figures(self, rankings: dict, split: str) -> RankingFigures:
