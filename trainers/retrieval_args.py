@@ -44,8 +44,8 @@ class SemanticRetrievalTrainingArguments(StagedTrainingArguments):
     freeze_encoder: bool = field(
         default=False,
         metadata={
-            "help": "Keep the encoder as it is, and compute what it makes of every text once, into a cache: several "
-            "times as fast, for a backbone that is good already."
+            "help": "Keep the encoder as it is, and compute what it makes of every text once, into a cache of as "
+            "many numbers a token as the model is wide: faster, for a backbone that is good already."
         },
     )
     encoder_cache_dir: str | None = field(

@@ -53,12 +53,8 @@ def start_from(encoder: Path | None, index: Path, settings: dict, states: Path) 
         raise ValueError("these rows start from the encoder of the IDs: give its folder as --encoder")
     if start == INDEXER and not (index / "config.json").exists():
         raise ValueError(f"{index} holds no indexer: only IDs that a model learned can be written by it")
-    folders = {ENCODER: encoder, INDEXER: index}
-    return (
-        settings | {"model_name_or_path": folders[start], "encoder_cache_dir": states}
-        if start in folders
-        else settings
-    )
+    folder = {ENCODER: encoder, INDEXER: index}.get(start)
+    return settings if folder is None else settings | {"model_name_or_path": folder, "encoder_cache_dir": states}
 
 
 def make_queries(entry: TaskSet, data: Path, folder: Path) -> Path | None:

@@ -48,7 +48,7 @@ class BeirFolder:
         table, _ = read_rows(str(path))
         rows = decode_rows(table[:])
         ids = [str(row.get("_id", row.get("id")) or "") for row in rows]
-        if len(set(ids)) < len(ids) or any(len(value.split()) != 1 or value.strip() != value for value in ids):
+        if len(set(ids)) < len(ids) or any(value.split() != [value] for value in ids):
             raise CorpusError(
                 f"{path}: row {_first_wrong(ids) + 1} has no `_id`, that of another row, or one with white space, "
                 "which a run file cannot hold."
@@ -125,6 +125,5 @@ def held_out(qrels: dict[str, dict], share: float, seed: int) -> tuple[dict, dic
 def _first_wrong(ids: list[str]) -> int:
     seen: set[str] = set()
     return next(
-        row for row, value in enumerate(ids)
-        if len(value.split()) != 1 or value.strip() != value or value in seen or seen.add(value)
+        row for row, value in enumerate(ids) if value.split() != [value] or value in seen or seen.add(value)
     )  # fmt: skip
