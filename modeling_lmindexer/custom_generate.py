@@ -74,7 +74,7 @@ def constrained_beam_search(
     tree = trie.tree.to(input_ids.device).snapshot()
     check_filters(tree, len(prompt))
     if model.config.model_type == "lmindexer":
-        steps = IDSteps(model, *model.given_states(states, mask))
+        steps = IDSteps(model, *model.read(attention_mask=mask, encoder_outputs=states))
     else:
         steps = TokenSteps(model, states, mask, head, tree, trie)
     num_tokens = generation_config.max_length - input_ids.shape[1]

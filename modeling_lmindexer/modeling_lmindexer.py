@@ -113,9 +113,13 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             input_ids, attention_mask = input_ids.gather(1, order), attention_mask.gather(1, order)
         return encode_text(self.get_encoder(), input_ids, attention_mask, inputs_embeds), attention_mask
 
-    @staticmethod
-    def given_states(encoder_outputs, attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """As [`~LMIndexerForSemanticID.encode`], from states computed before, alone or first in a tuple."""
+    def read(
+        self, input_ids=None, attention_mask=None, inputs_embeds=None, encoder_outputs=None, token_type_ids=None
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Encoder states and their mask: of texts, as [`~LMIndexerForSemanticID.encode`], or computed before, alone or
+        first in a tuple; `token_type_ids` have no effect."""
+        if encoder_outputs is None:
+            return self.encode(input_ids, attention_mask, inputs_embeds)
         states = encoder_outputs if torch.is_tensor(encoder_outputs) else encoder_outputs[0]
         if attention_mask is None:
             attention_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
@@ -194,10 +198,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             raise ValueError("decoder_inputs_embeds is not supported: the decoder's inputs are codes.")
         if hint_mask is not None and decoder_input_ids is None:
             return LMIndexerOutput(reconstruction=self.reconstruct(None, input_ids, hint_mask, target_weights))
-        if encoder_outputs is None:
-            states, mask = self.encode(input_ids, attention_mask, inputs_embeds)
-        else:
-            states, mask = self.given_states(encoder_outputs, attention_mask)
+        states, mask = self.read(input_ids, attention_mask, inputs_embeds, encoder_outputs)
         if decoder_input_ids is None:
             decoder_input_ids = self.shift_right(labels, len(states), states.device)
         hidden, prefix, cache = self.decode(decoder_input_ids, states, mask, past_key_values, bool(use_cache))
@@ -345,10 +346,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             flat ids `(batch, learned positions)`; the disambiguation position, or another code where an ID is taken,
             is the index's to give.
         """
-        if encoder_outputs is None:
-            states, attention_mask = self.encode(input_ids, attention_mask)
-        else:
-            states, attention_mask = self.given_states(encoder_outputs, attention_mask)
+        states, attention_mask = self.read(input_ids, attention_mask, encoder_outputs=encoder_outputs)
         ids = self.shift_right(None, len(states), states.device)
         for t in range(self.config.num_learned_positions):
             hidden = self.decode(ids, states, attention_mask)[0][:, -1]
@@ -362,7 +360,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
     ) -> SearchOutput:  # fmt: skip
         """The documents that texts point at: beam search over the IDs of `index`; see [`search_documents`]."""
         return search_documents(
-            self, index, num_beams=num_beams, top_k=top_k, allowed=allowed, rescoring=rescoring, **inputs
+            self, index, inputs, num_beams=num_beams, top_k=top_k, allowed=allowed, rescoring=rescoring
         )
 
     def resize_disambiguation(self, num_codes: int) -> None:

@@ -53,16 +53,12 @@ class IDSteps:
 def search_documents(
     model,
     index,
+    texts: dict,
     *,
     num_beams: int,
     top_k: int,
     allowed=None,
     rescoring=None,
-    input_ids=None,
-    attention_mask=None,
-    inputs_embeds=None,
-    encoder_outputs=None,
-    token_type_ids=None,
 ) -> SearchOutput:
     """The `top_k` documents whose IDs are most likely given each text.
 
@@ -73,14 +69,14 @@ def search_documents(
     Args:
         model: an [`LMIndexerForSemanticID`].
         index: the [`SemanticIndex`] of its documents.
+        texts: `input_ids`, `attention_mask`, `inputs_embeds`, `encoder_outputs` and `token_type_ids`, as in the
+            model's `forward`, as many of them as there are.
         num_beams: width of the beam; 20 in the paper.
         top_k: documents per text, at most `num_beams`.
         allowed: only these documents: a boolean mask `(documents,)` in the order of `index.document_ids`, or a list
             of document ids; or, for each text its own, a mask `(texts, documents)` or a list of lists of ids.
         rescoring: [`DocumentVectors`] by which all documents of the beam are ordered again before the best are
             taken; default: by their IDs alone.
-        input_ids, attention_mask, inputs_embeds, encoder_outputs, token_type_ids: the texts, as in the model's
-            `forward`.
 
     Returns:
         [`SearchOutput`]; equal scores in the order of the IDs.
@@ -92,10 +88,7 @@ def search_documents(
     if top_k > num_beams:
         raise ValueError(f"top_k={top_k} asks for more documents than num_beams={num_beams} finds: raise num_beams.")
     index.check_model(model.config)
-    if encoder_outputs is None:
-        states, mask = model.encode(input_ids, attention_mask, inputs_embeds)
-    else:
-        states, mask = model.given_states(encoder_outputs, attention_mask)
+    states, mask = model.read(**texts)
     tree = (index.tree if allowed is None else index.filtered(allowed)).to(states.device).snapshot()
     check_filters(tree, len(states))
     prompt = torch.full((len(states), 1), model.config.decoder_start_token_id, device=states.device)
