@@ -29,8 +29,9 @@ from modeling_lmindexer.document_vectors import VECTORS_NAME
 from modeling_lmindexer.hub import upload_folder
 from trainers import SemanticRetrievalTrainer, SemanticRetrievalTrainingArguments
 from trainers.adapters import with_adapter
-from trainers.id_tokens import add_id_tokens
+from trainers.id_tokens import PREFIXES, add_id_tokens
 from trainers.model_folder import whole_folder
+from trainers.prefix_codes import code_per_prefix, tie_codes, untie_codes
 from trainers.report import format_table
 from trainers.retrieval import Queries
 from trainers.retrieval_args import EXISTING
@@ -48,6 +49,13 @@ class StartArguments:
         default=None, metadata={"help": "An indexer's folder, or with --index a plain backbone."}
     )
     index: str | None = field(default=None, metadata={"help": "Folder with the IDs; default: the indexer's own."})
+    code_per_prefix: bool = field(
+        default=False,
+        metadata={
+            "help": "For histories of IDs: every prefix of an ID gets a code of its own, with the vector that its "
+            "token is read with. Learns faster; for up to some ten thousand items, to which none are added later."
+        },
+    )
     model_size: str = field(
         default="tiny",
         metadata={"help": "Shape of the T5 trained from scratch otherwise.", "choices": list(MODEL_SIZES)},
@@ -65,12 +73,18 @@ def load_start(arguments: StartArguments, texts: list[str], seed: int):
     """Model, tokenizer and index."""
     path = arguments.model_name_or_path
     if path and AutoConfig.from_pretrained(path).model_type == LMIndexerConfig.model_type:
+        if arguments.code_per_prefix:
+            raise CorpusError(
+                f"--code_per_prefix is for a new model: {path} has learned codes. Give its folder as --index instead."
+            )
         model = LMIndexerForSemanticID.from_pretrained(path, num_reconstructor_layers=0)
         index = SemanticIndex.from_pretrained(arguments.index or path)
         return model, AutoTokenizer.from_pretrained(path), index
     if not arguments.index:
         raise CorpusError("There are no IDs: give an indexer's folder as --model_name_or_path, or an --index.")
     index = SemanticIndex.from_pretrained(arguments.index)
+    if arguments.code_per_prefix:
+        index = code_per_prefix(index)
     length = {"max_source_length": arguments.max_source_length, "dropout": arguments.dropout}
     if path:
         return indexer_for(index, path, seed, **length), AutoTokenizer.from_pretrained(path), index
@@ -134,6 +148,13 @@ def check_arguments(task_arguments, start, training, is_recommendation: bool, re
                 f"--{name} is for a pretrained model that learns no new tokens: give --model_name_or_path, and for "
                 "recommendation --history text."
             )
+    if start.code_per_prefix and not (reads_ids and task_arguments.id_tokens == PREFIXES):
+        raise CorpusError(
+            "--code_per_prefix is for recommendation that reads prefixes: give --history ids or both, --id_tokens "
+            f"{PREFIXES}."
+        )
+    if start.code_per_prefix and (task_arguments.hold_out_documents or task_arguments.new_documents_file):
+        raise CorpusError("--code_per_prefix leaves no codes for documents that come later: leave one of the two out.")
     if start.lora_rank and training.freeze_encoder:
         raise CorpusError("--lora_rank puts adapters into the encoder that --freeze_encoder keeps: choose one.")
 
@@ -158,6 +179,8 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
         task = load_recommendation(task_arguments, documents, index, seed)
         if reads_ids:
             add_id_tokens(model, tokenizer, index, seed, task_arguments.id_tokens)
+        if start.code_per_prefix:
+            tie_codes(model, tokenizer, index)
     if new:
         index.attach(model.to(training.device), tokenizer)
         task, index = without_new(new, task, index, start, training)
@@ -180,6 +203,7 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     figures = trainer.train()
     if start.lora_rank:
         trainer.model = trainer.unwrap().merge_and_unload()
+    untie_codes(trainer.unwrap())
     trainer.index.attach(trainer.unwrap(), tokenizer)
     if new:
         trainer.index = new.bring_back(trainer.index)

@@ -27,7 +27,7 @@ def tiny_task(corpus: datasets.Dataset, split: str, seed: int = 0) -> datasets.D
 
 def retrieval_trainer(
     output_dir, *, model=None, corpus=None, trainer_class=SemanticRetrievalTrainer, queries=True, train=None,
-    validation=None, documents=None, index=None, **settings,
+    validation=None, documents=None, index=None, tokenizer=None, **settings,
 ):  # fmt: skip
     """A trainer of a tiny model without a reconstructor: 60 pairs, 4 steps an epoch."""
     corpus = tiny_corpus() if corpus is None else corpus
@@ -46,7 +46,7 @@ def retrieval_trainer(
     return trainer_class(
         model, SemanticRetrievalTrainingArguments(output_dir=str(output_dir), **values),
         train_dataset=tiny_task(corpus, "train") if train is None else train, index=index,
-        processing_class=tiny_tokenizer(), eval_dataset=validation, documents=documents,
+        processing_class=tokenizer or tiny_tokenizer(), eval_dataset=validation, documents=documents,
     )  # fmt: skip
 
 

@@ -114,7 +114,8 @@ def test_recommendation_from_nothing(base, recommender, run_script):
 @pytest.mark.parametrize("kind", ["prefixes", "codes"])
 def test_the_code_of_the_card_recommends(base, run_script, tmp_path, capsys, kind):
     arguments = recommendation(base, tmp_path / "out", "--index", base / "index", "--history", "ids")
-    run_script("run_retrieval", *arguments, "--num_train_epochs", 1, "--id_tokens", kind)
+    more = ["--code_per_prefix"] if kind == "prefixes" else []
+    run_script("run_retrieval", *arguments, "--num_train_epochs", 1, "--id_tokens", kind, *more)
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert f"a token per {kind.removesuffix('es').removesuffix('s')}" in card.text
     exec(compile(card.text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
@@ -236,6 +237,40 @@ def test_pseudo_queries_of_other_documents(base, pseudo_queries, run_script, tmp
 def test_what_is_missing(base, tmp_path, run_script, changes, message):
     arguments = [*recommendation(base, tmp_path / "OUT", "--index", base / "index"), *changes]
     assert message in run_script("run_retrieval", *arguments, ok=False)
+
+
+@pytest.mark.slow
+def test_a_code_per_prefix(base, tmp_path, run_script):
+    """The folder is as any other: the same tree as that of the IDs, and weights that nothing else is needed for."""
+    out = tmp_path / "OUT"
+    arguments = recommendation(base, out, "--index", base / "index", "--history", "ids", "--code_per_prefix")
+    printed = run_script("run_retrieval", *arguments)
+    given, index = SemanticIndex.from_pretrained(base / "index"), SemanticIndex.from_pretrained(out)
+    assert index.position_sizes[-1] == NUMBER and f"x {NUMBER} codes)" in printed
+    assert len({tuple(row[:2]) for row in given.codes.tolist()}) == index.position_sizes[1]
+    model = AutoModel.from_pretrained(out)
+    assert not any("parametrizations" in name for name in model.state_dict())
+    codes, tokens = model.codebooks.learned[0].weight, model.get_input_embeddings().weight
+    assert codes.norm() > 0 and len(tokens) > sum(index.position_sizes)
+    run, weights = read_run(out / "run.test.trec"), (out / "model.safetensors").read_bytes()
+    assert run_script("run_retrieval", *arguments) == printed, "nothing is trained again"
+    assert (out / "model.safetensors").read_bytes() == weights and read_run(out / "run.test.trec") == run
+    assert "has learned codes. Give its folder as --index instead" in run_script(
+        "run_retrieval", *arguments, "--model_name_or_path", out, ok=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--history", "text"], "--code_per_prefix is for recommendation that reads prefixes"),
+        (["--id_tokens", "codes"], "give --history ids or both, --id_tokens prefixes"),
+        (["--hold_out_documents", 0.1], "--code_per_prefix leaves no codes for documents that come later"),
+    ],
+)
+def test_a_code_per_prefix_is_for_ids_that_are_read(base, tmp_path, run_script, changes, message):
+    arguments = recommendation(base, tmp_path / "OUT", "--index", base / "index", "--code_per_prefix")
+    assert message in run_script("run_retrieval", *arguments, *changes, ok=False)
 
 
 def test_rescoring_needs_texts_and_a_weight(base, tmp_path, run_script):
