@@ -119,7 +119,10 @@ def adapt(corpus: datasets.Dataset, arguments: EncoderArguments, training: Adapt
 
 def main() -> None:
     """Parses the arguments and runs."""
-    corpus_arguments, arguments, training = parse_arguments(sys.argv[1:])
+    try:
+        corpus_arguments, arguments, training = parse_arguments(sys.argv[1:])
+    except ValueError as error:  # of settings that exclude each other
+        sys.exit(f"error: {error}")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -177,7 +177,10 @@ def examples_table(index, texts: list[str], number: int = 10) -> str:
 
 def main() -> None:
     """Trains, reports and writes."""
-    corpus_arguments, model_arguments, training_arguments = parse_arguments(sys.argv[1:])
+    try:
+        corpus_arguments, model_arguments, training_arguments = parse_arguments(sys.argv[1:])
+    except ValueError as error:  # of settings that exclude each other
+        sys.exit(f"error: {error}")
     logging.set_verbosity_error() if training_arguments.process_index else logging.set_verbosity_warning()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()

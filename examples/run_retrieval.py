@@ -268,12 +268,12 @@ def card_of(
 
 def main() -> None:
     """Parses the arguments and runs."""
-    parser = HfArgumentParser((TaskArguments, StartArguments, SemanticRetrievalTrainingArguments))
-    task, start, training = parser.parse_args_into_dataclasses()
-    logging.set_verbosity_error() if training.process_index else logging.set_verbosity_warning()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
+        parser = HfArgumentParser((TaskArguments, StartArguments, SemanticRetrievalTrainingArguments))
+        task, start, training = parser.parse_args_into_dataclasses()
+        logging.set_verbosity_error() if training.process_index else logging.set_verbosity_warning()
         run(task, start, training)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

@@ -100,4 +100,6 @@ def test_errors_are_one_line(adapt, corpus, tmp_path):
     assert "no.jsonl" in adapt("--train_file", "no.jsonl", "--output_dir", tmp_path, ok=False)
     dropout = adapt("--train_file", corpus, "--dropout", "0.1", "--output_dir", tmp_path, ok=False)
     assert "hidden_dropout_prob=0" in dropout
+    twice = adapt("--train_file", corpus, "--objective", "mlm", "mlm", "--output_dir", tmp_path, ok=False)
+    assert "give each at most once" in twice
     assert not list(tmp_path.iterdir())

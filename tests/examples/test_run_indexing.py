@@ -134,6 +134,10 @@ def test_a_file_that_is_not_there(tmp_path):
     assert "no.jsonl" in refused.stderr and "Traceback" not in refused.stderr
 
 
+def test_settings_that_cannot_be_are_named_in_one_line(run_script):
+    assert "hint_ratios is [2.0]; give" in run_script("run_indexing", "--hint_ratios", 2, "--use_cpu", ok=False)
+
+
 def test_settings_per_position_come_from_preset_file_and_command_line(tmp_path):
     from run_indexing import parse_arguments
 

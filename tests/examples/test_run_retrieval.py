@@ -232,6 +232,7 @@ def test_pseudo_queries_of_other_documents(base, pseudo_queries, run_script, tmp
     [
         (["--sequences_file", "none.txt"], "sequences_file='none.txt' is not a file"),
         (["--task", "retrieval"], "--task retrieval needs --beir_dir"),
+        (["--cutoffs", 1, 99], "cutoffs is [1, 99]; give whole numbers from 1 to num_beams, 8"),
     ],
 )
 def test_what_is_missing(base, tmp_path, run_script, changes, message):
