@@ -7,7 +7,7 @@ from data.beir import BeirFolder
 from data.histories import History, read_histories
 
 from metrics.ranking_quality import RankingFigures, fuse, ranking_figures, read_run
-from tasks.counting import recommendations
+from tasks.counting import recommendations, recommendations_at_any_distance
 from tasks.lexical import BM25, BM25Settings
 from tasks.plan import TaskSet
 from tasks.records import Records
@@ -56,6 +56,7 @@ class Judged:
                 "popularity": count(with_validation=False, counted=False),
                 COUNTED: count(with_validation=False),
                 f"{COUNTED}, validation counted": count(with_validation=True),
+                f"{COUNTED} at any distance": recommendations_at_any_distance(self.histories, _DEPTH),
             }
             return {name: {"test": rankings} for name, rankings in found.items()}
         documents = self.beir.documents

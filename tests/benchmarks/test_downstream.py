@@ -53,6 +53,23 @@ def test_what_comes_next(module):
     assert counting.recommendations(histories, 3, with_validation=False, counted=False)["d"] == [2, 3]
 
 
+def test_what_is_bought_near_by(module):
+    """A user's last two items do not count; what came before counts half, what is two away half as well."""
+    counting, history = module("tasks.counting"), module("data.histories").History
+    histories = [history("a", [1, 2, 3, 8, 8]), history("b", [4, 2, 9, 7]), history("c", [2, 3, 4])]
+    near = counting.neighbours(histories)
+    expected = {
+        1: {2: 1 / 1.5**0.5, 3: 0.5 / 1.5**0.5}, 2: {3: 1 / 2**0.5, 1: 0.5 / 2**0.5, 4: 0.5 / 2**0.5},
+        3: {2: 0.5 / 0.75**0.5, 1: 0.25 / 0.75**0.5}, 4: {2: 1.0},
+    }  # fmt: skip
+    assert near.keys() == expected.keys()
+    for item, own in expected.items():
+        assert near[item] == pytest.approx(own)
+    found = counting.recommendations_at_any_distance(histories, 2)
+    assert found["b"] == [3, 1], "of 2: 3, 4 and 1; 4 was had"
+    assert found["c"] == [1, 4], "of 3: 1; 4 is the answer, and what is popular fills up"
+
+
 @pytest.fixture
 def data(tmp_path):
     """A data folder with twelve histories in place of Scientific's, and the answers."""
