@@ -3,6 +3,7 @@
 import datasets
 import numpy as np
 from tiny_training import tiny_corpus, tiny_indexer, tiny_tokenizer
+from transformers import TrainerCallback
 
 from modeling_lmindexer import SemanticIndex
 from trainers import SemanticRetrievalTrainer, SemanticRetrievalTrainingArguments
@@ -63,3 +64,16 @@ def run_of_retrieval(folder, batch_size: int) -> dict:
         "figures": figures, "weights": {name: value.clone() for name, value in trainer.model.state_dict().items()},
         "documents": list(rankings.documents.values()), "queries": list(rankings.documents),
     }  # fmt: skip
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, trainer, stage, step):
+        self.trainer, self.place = trainer, (stage, step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if (self.trainer.stage_name, state.global_step) == self.place:
+            raise Stopped

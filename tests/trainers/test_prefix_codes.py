@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_retrieval import retrieval_trainer, tiny_index
+from tiny_retrieval import StopAt, Stopped, retrieval_trainer, tiny_index
 from tiny_training import tiny_corpus, tiny_indexer, tiny_tokenizer
 
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
@@ -92,14 +92,9 @@ def test_training_moves_tokens_and_codes_and_goes_on_where_it_was_stopped(tmp_pa
     for book in whole.unwrap().codebooks.learned:
         assert book.parametrizations.weight.original.norm() > 0
 
-    class Stop(Exception):
-        pass
-
     stopped, _ = trainer(tmp_path / "parts", eval_strategy="no")
-    stopped.training_step = lambda *args, run=stopped.training_step, **kw: (
-        run(*args, **kw) if stopped.state.global_step < 9 else (_ for _ in ()).throw(Stop())
-    )
-    with pytest.raises(Stop):
+    stopped.add_callback(StopAt(stopped, "task", 9))
+    with pytest.raises(Stopped):
         stopped.train()
     again, _ = trainer(tmp_path / "parts", eval_strategy="no")
     again.train()

@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tiny_retrieval import retrieval_trainer, tiny_index, tiny_task
+from tiny_retrieval import StopAt, Stopped, retrieval_trainer, tiny_index, tiny_task
 from tiny_training import tiny_corpus, tiny_indexer, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import TrainerCallback
@@ -116,19 +116,6 @@ def test_documents_go_round(tmp_path):
     assert all(item["input_ids"].tolist() == tokens[document] for item, document in zip(shown, found, strict=True))
     pairs = tiny_task(corpus, "train")
     assert data[SampleKey(7, 5, 1)]["labels"].tolist() == sequences[pairs["target"][7]]
-
-
-class Stopped(Exception):
-    """Stands for a kill."""
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, trainer, stage, step):
-        self.trainer, self.place = trainer, (stage, step)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if (self.trainer.stage_name, state.global_step) == self.place:
-            raise Stopped
 
 
 def test_other_tokens_are_left_out_every_epoch(tmp_path):
