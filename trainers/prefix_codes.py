@@ -1,9 +1,10 @@
 """A code for every prefix of an ID, with the vector that its token is read with.
 
 Where codes are few, the same code below two prefixes means two things, and its vector has to be a compromise; where a
-set has thousands of documents, not millions, every prefix can have one of its own (Wang et al., 2022, "A Neural Corpus
-Indexer for Document Retrieval", section 3.2). A recommender that reads IDs has such vectors already, in its encoder;
-shared, what is learned of an item as history is known of it as an answer, as in SASRec.
+set has thousands of documents, not millions, every prefix can have one of its own. (Wang et al., 2022, "A Neural
+Corpus Indexer for Document Retrieval", adapt a code's weights to its prefix for the same reason.) A recommender that
+reads IDs has such vectors already, in its encoder; shared, what is learned of an item as history is known of it as an
+answer, as in SASRec.
 """
 
 import numpy as np
