@@ -132,8 +132,8 @@ class AdaptationTrainer(StagedTrainer):
             groups=np.array([number[row] for row in rows]),
         )
 
-    def train(self, resume_from_checkpoint=None, **kwargs) -> dict:
-        """Trains, or goes on, or loads what is done; Trainer's arguments have no effect here.
+    def run(self) -> dict:
+        """Trains, or goes on, or loads what is done.
 
         Returns:
             `loss_start` and `loss_end`, the same by objective (`simcse_start`, ..), and `loss_curve`.
@@ -146,7 +146,7 @@ class AdaptationTrainer(StagedTrainer):
         losses = self.state_of_run.remember(_STAGE, "start", lambda: self.measure_losses("start"))
         title = " + ".join(self.settings.objective)
         self.begin_stage(_STAGE, title, self.settings.num_train_epochs, self.settings.learning_rate, self.args.seed)
-        super().train(resume_from_checkpoint=self.state_of_run.last_checkpoint(_STAGE))
+        self.train_stage()
         figures = losses | self.measure_losses("end") | {"loss_curve": loss_curve(self.state.log_history)}
         self.adapted.to(self.args.device).eval()
         if self.args.process_index == 0:

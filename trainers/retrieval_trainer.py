@@ -131,8 +131,8 @@ class SemanticRetrievalTrainer(StagedTrainer):
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint=None, **kwargs) -> dict[str, dict]:
-        """Warm start and task, as far as they are not done yet; Trainer's arguments have no effect here.
+    def run(self) -> dict[str, dict]:
+        """Warm start and task, as far as they are not done yet.
 
         Returns:
             by stage, its `loss_curve` and, of the task, `evaluations`: `[share of the stage, figures]`.
@@ -148,10 +148,12 @@ class SemanticRetrievalTrainer(StagedTrainer):
         if self.settings.document_epochs > 0:
             documents = PairDataset(None, self.titles, 0.0, self.settings.seed)
             figures[WARM_START] = self.run_stage(WARM_START, documents, self.settings.document_epochs)
+            self.leave_if_asked(f"before stage {TASK}")
         figures[TASK] = self.run_stage(TASK, self.task, self.settings.num_train_epochs)
         self.args.output_dir = str(self.run_dir)
         if self.args.process_index == 0:
             shutil.rmtree(self.run_dir / OWN_CACHE, ignore_errors=True)
+        self.leave_if_asked("before the model folder was written")
         return figures
 
     def run_stage(self, name: str, dataset: PairDataset, epochs: float) -> dict:
@@ -175,7 +177,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         if checkpoint and is_task and stops.is_over(state_at(checkpoint)):
             self.end_as(checkpoint)
         else:
-            super().train(resume_from_checkpoint=checkpoint)
+            self.train_stage()
         figures = {"loss_curve": loss_curve(self.state.log_history), "evaluations": self.evaluations()}
         self.model = self.unwrap().eval()
         if self.args.process_index == 0:

@@ -88,9 +88,8 @@ class SemanticIDTrainer(StagedTrainer):
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint=None, **kwargs) -> dict[str, dict]:
-        """Walks the stages that are not done yet, then builds the index; Trainer's arguments have no effect here, for
-        a run finds its own checkpoints.
+    def run(self) -> dict[str, dict]:
+        """Walks the stages that are not done yet, then builds the index.
 
         Returns:
             the figures of every stage, by its name.
@@ -99,9 +98,12 @@ class SemanticIDTrainer(StagedTrainer):
         if any(self.state_of_run.result(stage.name) is None for stage in self.stages):
             self.look_at_the_start()
         for stage in self.stages:
+            self.leave_if_asked(f"before stage {stage.name}")
             self.figures[stage.name] = self.run_stage(stage)
         self.args.output_dir = str(self.run_dir)
+        self.leave_if_asked("after the last stage")
         self.index = self.build_index()
+        self.leave_if_asked("before the model folder was written")
         return self.figures
 
     def run_stage(self, stage: Stage) -> dict:
@@ -117,7 +119,7 @@ class SemanticIDTrainer(StagedTrainer):
                 checkpoint = self.state_of_run.last_checkpoint(stage.name)
                 if checkpoint and self.updates:
                     self.updates.load(Path(checkpoint))
-                super().train(resume_from_checkpoint=checkpoint)
+                self.train_stage()
                 losses |= self.measure_losses("end")
             figures = losses | self.finish_stage(stage)
             self.log({name: value for name, value in figures.items() if isinstance(value, int | float)})

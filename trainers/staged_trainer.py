@@ -1,15 +1,21 @@
 """A Trainer that trains several times in one run, one stage after the other, and can be stopped anywhere."""
 
+import contextlib
 import copy
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from .folder_lock import FolderInUseError, FolderLock
 from .progress import HintEpoch, StageProgress
 from .run_state import RunState
 from .staged_args import StagedTrainingArguments
+from .stop_signals import RunStopped, StopSignals
 
 
 class StopWithoutGain(TrainerCallback):
@@ -35,9 +41,28 @@ class StopWithoutGain(TrainerCallback):
             control.should_training_stop = True
 
 
+class StopWhenAsked(TrainerCallback):
+    """After the step in which a signal came, on any process, all save a checkpoint; the trainer then leaves.
+
+    transformers' `enable_jit_checkpoint` saves on each process for itself, seconds later and also before a step's
+    update, and gives its handler back after the first training of several.
+    """
+
+    def __init__(self, trainer: "StagedTrainer"):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.stopped_by = self.trainer.asked_to_stop()
+        if self.trainer.stopped_by:
+            control.should_save = True
+
+
 class StagedTrainer(Trainer):
     """What trainers of several stages have in common: a folder per stage in `args.output_dir/stages`, checkpoints that
     are whole or ignored, and no optimizer, schedule or wrapping left over from the stage before.
+
+    `train` refuses a folder that another run is writing into. At SIGTERM or SIGINT it leaves after the step, with a
+    checkpoint, or at the next place where nothing is lost; with a line that says so, and exit status 143 or 130.
 
     Args:
         model, args, kwargs: as for Trainer; `args` are copied: stages set folder, epochs and rate for themselves.
@@ -58,6 +83,70 @@ class StagedTrainer(Trainer):
         self.add_callback(self.progress)
         self.add_callback(self.hint_epoch)
         self.state_of_run, self.stage_name = RunState(self.run_dir), ""
+        self.signals, self.stopped_by = StopSignals(), 0
+        self.add_callback(StopWhenAsked(self))
+
+    def train(self, resume_from_checkpoint=None, **kwargs) -> dict:
+        """The whole run, or what is left of it; Trainer's arguments have no effect here, for a run finds its own
+        checkpoints.
+
+        Returns:
+            what [`~StagedTrainer.run`] does.
+
+        Raises:
+            ExistingRunError: the output folder holds a run with other settings.
+            FolderInUseError: another process is writing into it.
+            RunStopped: (a SystemExit) after a signal.
+        """
+        with self.alone_in_folder(), self.signals:
+            return self.run()
+
+    def run(self) -> dict:
+        """All stages that are not done yet; to be written by subclasses, which call `claim` first."""
+        raise NotImplementedError
+
+    def train_stage(self) -> None:
+        """Trains the stage that has begun, from its last checkpoint if there is one."""
+        super().train(resume_from_checkpoint=self.state_of_run.last_checkpoint(self.stage_name))
+        checkpoint = self.state_of_run.folder(self.stage_name) / f"checkpoint-{self.state.global_step}"
+        if checkpoint in self.state_of_run.complete_checkpoints(self.stage_name):
+            self.leave_if_asked(f"at the end of stage {self.stage_name}'s steps")
+
+    # -- who writes, and who asks it to stop --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def alone_in_folder(self) -> Iterator[None]:
+        """Holds the lock of the output folder, or refuses on all processes."""
+        with contextlib.ExitStack() as stack:
+            refusal = [None]
+            if self.args.process_index == 0:
+                try:
+                    stack.enter_context(FolderLock(self.run_dir))
+                except FolderInUseError as error:
+                    refusal = [str(error)]
+            if broadcast_object_list(refusal)[0]:
+                raise FolderInUseError(refusal[0])
+            yield
+
+    def asked_to_stop(self) -> int:
+        """Number of the signal that came on any process, 0 for none; every process calls it at the same place."""
+        received = torch.tensor([self.signals.received], device=self.args.device)
+        return int(self.accelerator.gather(received).max()) if self.args.world_size > 1 else self.signals.received
+
+    def leave_if_asked(self, where: str) -> None:
+        """Ends the run here if a signal came; nothing may be lost by it. Every process calls it."""
+        self.stopped_by = self.asked_to_stop()
+        if self.stopped_by:
+            self.leave(where)
+
+    def leave(self, where: str) -> None:
+        """Ends the run after a signal."""
+        stopped = RunStopped(self.stopped_by, where)
+        if self.args.process_index == 0:
+            print(stopped.message, file=sys.stderr, flush=True)
+        raise stopped
+
+    # -- stages -------------------------------------------------------------------------------------------------------
 
     def claim(self, settings: dict) -> None:
         """Takes the output folder for a run with these settings, or raises ExistingRunError."""
@@ -106,6 +195,9 @@ class StagedTrainer(Trainer):
             self.state_of_run.complete_checkpoint(
                 self.stage_name, self.state.global_step, self.num_checkpoints, best and Path(best)
             )
+        if self.stopped_by:
+            self.accelerator.wait_for_everyone()  # until the mark is there
+            self.leave(f"in stage {self.stage_name}, after step {self.state.global_step} of {self.state.max_steps}")
 
     def add_to_checkpoint(self, folder: Path) -> None:
         """Writes what a checkpoint needs beside Trainer's own files; nothing by default."""

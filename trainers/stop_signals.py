@@ -1,0 +1,57 @@
+"""SIGTERM and SIGINT as a request: what runs goes on to a place where nothing is lost, and leaves."""
+
+import signal
+import threading
+import time
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_THE_SAME = 3.0  # seconds; a launcher forwards what its processes got already
+
+
+class RunStopped(SystemExit):
+    """A run left because it was asked to; its exit status is 128 and the signal's number, 143 for SIGTERM."""
+
+    def __init__(self, signal_number: int, where: str):
+        super().__init__(128 + signal_number)
+        self.message = (
+            f"Stopped by {signal.Signals(signal_number).name} {where}. The same command goes on from there."
+        )
+
+
+class StopSignals:
+    """Notes SIGTERM and SIGINT while it is entered, and puts the handlers that were there back afterwards.
+
+    A second signal acts as if this were not here, so that Ctrl-C twice stops at once. Outside the main thread, where
+    Python knows no signals, nothing happens.
+
+    Attributes:
+        received: number of the signal that came, 0 for none.
+    """
+
+    def __init__(self):
+        self.received, self._when, self._before = 0, 0.0, {}
+
+    def __enter__(self) -> "StopSignals":
+        self.received = 0
+        if threading.current_thread() is threading.main_thread():
+            # A handler that was not set from Python cannot be put back.
+            before = {number: signal.getsignal(number) for number in _SIGNALS}
+            self._before = {number: handler for number, handler in before.items() if handler is not None}
+            for number in self._before:
+                signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame) -> None:
+        if self.received and time.monotonic() - self._when > _THE_SAME:
+            self._restore()
+            signal.raise_signal(number)
+        elif not self.received:
+            self.received, self._when = number, time.monotonic()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
