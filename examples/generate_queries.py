@@ -12,6 +12,7 @@ after a stop, it goes on.
 
 import hashlib
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,9 +27,11 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, HfArg
 from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from modeling_lmindexer import LMIndexerConfig
+from trainers.folder_lock import FolderLock
 from trainers.query_generation import QueryGenerator, QuerySampling, Share, distinct, generate_in_parts, has_words
 from trainers.retrieval_data import TokenizedTexts
 from trainers.run_state import RunState
+from trainers.stop_signals import StopSignals
 from trainers.weights_digest import digest_of_weights
 
 QUERIES_NAME = "queries.jsonl"
@@ -146,9 +149,10 @@ def draw(
     return generate_in_parts(generator, documents.ids, texts, state, share)
 
 
-def run(arguments: QueryArguments, corpus_arguments: CorpusArguments, sampling: QuerySampling) -> None:
+def run(
+    arguments: QueryArguments, corpus_arguments: CorpusArguments, sampling: QuerySampling, process: PartialState
+) -> None:
     """Loads, makes the queries and writes them."""
-    process = PartialState(cpu=arguments.use_cpu, timeout=_PATIENCE)
     with process.main_process_first():
         documents = load_documents(arguments, corpus_arguments)
     if arguments.model_name_or_path:
@@ -177,7 +181,10 @@ def main() -> None:
     datasets.disable_progress_bars()
     try:
         parser = HfArgumentParser((QueryArguments, CorpusArguments, QuerySampling))
-        run(*parser.parse_args_into_dataclasses())
+        arguments, *others = parser.parse_args_into_dataclasses()
+        process = PartialState(cpu=arguments.use_cpu, timeout=_PATIENCE)
+        with FolderLock(arguments.output_dir) if process.is_main_process else nullcontext(), StopSignals():
+            run(arguments, *others, process)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -11,6 +11,7 @@ after a stop, it goes on.
 """
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from modeling_lmindexer.hub import upload_folder
 from trainers import ExistingRunError, SemanticIDTrainer, SemanticIDTrainingArguments, UnusableCorpusError
 from trainers.adaptation import adapt_checkpoint
 from trainers.adaptation_args import AdaptationArguments
+from trainers.folder_lock import FolderLock
 from trainers.learning_rate_search import search_learning_rate
 from trainers.model_card import CardContent
 from trainers.model_folder import save_model_folder
@@ -184,12 +186,14 @@ def main() -> None:
     logging.set_verbosity_error() if training_arguments.process_index else logging.set_verbosity_warning()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    say = print if training_arguments.process_index == 0 else (lambda *values, **options: None)
+    is_main = training_arguments.process_index == 0
+    say = print if is_main else (lambda *values, **options: None)
     try:
-        with training_arguments.main_process_first(desc="data"):
-            corpus = load_corpus(corpus_arguments)
-        tokenizer = load_tokenizer(model_arguments, corpus)
-        train_and_report(corpus_arguments, model_arguments, training_arguments, tokenizer, corpus, say)
+        with FolderLock(training_arguments.output_dir) if is_main else nullcontext():
+            with training_arguments.main_process_first(desc="data"):
+                corpus = load_corpus(corpus_arguments)
+            tokenizer = load_tokenizer(model_arguments, corpus)
+            train_and_report(corpus_arguments, model_arguments, training_arguments, tokenizer, corpus, say)
     except (CorpusError, UnusableCorpusError, ExistingRunError, CorruptedFolderError, OSError) as error:
         sys.exit(f"error: {error}")
     except StrictDataclassError as error:

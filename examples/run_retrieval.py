@@ -11,6 +11,7 @@ TREC run per test split. Started again with the same settings after a stop, it g
 """
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from modeling_lmindexer.document_vectors import VECTORS_NAME
 from modeling_lmindexer.hub import upload_folder
 from trainers import SemanticRetrievalTrainer, SemanticRetrievalTrainingArguments
 from trainers.adapters import with_adapter
+from trainers.folder_lock import FolderLock
 from trainers.id_tokens import PREFIXES, add_id_tokens
 from trainers.model_folder import whole_folder
 from trainers.prefix_codes import code_per_prefix, tie_codes, untie_codes
@@ -274,7 +276,8 @@ def main() -> None:
         parser = HfArgumentParser((TaskArguments, StartArguments, SemanticRetrievalTrainingArguments))
         task, start, training = parser.parse_args_into_dataclasses()
         logging.set_verbosity_error() if training.process_index else logging.set_verbosity_warning()
-        run(task, start, training)
+        with nullcontext() if training.process_index else FolderLock(training.output_dir):
+            run(task, start, training)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 

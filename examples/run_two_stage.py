@@ -26,6 +26,7 @@ from trainers.adaptation import adapt_checkpoint
 from trainers.adaptation_args import AdaptationArguments
 from trainers.cluster_inputs import ClusterInputs
 from trainers.embeddings import embed_texts
+from trainers.folder_lock import FolderLock
 from trainers.model_folder import finite
 from trainers.reassignment import reassign
 from trainers.report import describe_codes, format_table
@@ -206,7 +207,8 @@ def main() -> None:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        run(*arguments)
+        with FolderLock(arguments[-1].output_dir):
+            run(*arguments)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 

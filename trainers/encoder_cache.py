@@ -11,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modeling_lmindexer.folder import atomic_path, write_json
+from modeling_lmindexer.folder import atomic_path, remove_partial, write_json
 
+from .folder_lock import FolderLock
 from .progress import progress_bar
+from .stop_signals import leave_on_signal
 from .weights_digest import digest_of_weights
 
 OWN_CACHE = "cache"  # inside the folder of a run
 _STATES, _DESCRIPTION = "encoder_states.float32", "encoder_states.json"
+_ITEM = 4  # bytes of a float32
 _LOOK_AGAIN = 1.0  # seconds
+_UNFINISHED = "before the frozen encoder's states were all there"
 
 
 class EncoderStates:
@@ -42,34 +46,44 @@ class EncoderStates:
             fingerprint: of documents and encoder.
             batches: called only when needed; yields `(rows (batch,), states (batch, tokens, hidden))`.
         """
-        path, description = folder / _STATES, folder / _DESCRIPTION
-        if not cls.is_there(folder, fingerprint):
-            description.unlink(missing_ok=True)
-            folder.mkdir(parents=True, exist_ok=True)
-            needed, free = int(offsets[-1]) * hidden_size * 4, shutil.disk_usage(folder).free
-            if needed > free:
-                raise OSError(
-                    f"The states of the frozen encoder take {needed / 1e9:.1f} GB, and {folder} has "
-                    f"{free / 1e9:.1f} GB left: set encoder_cache_dir to a folder with more, or read fewer tokens."
-                )
-            with atomic_path(path) as temporary:
-                shape = (int(offsets[-1]), hidden_size)
-                states = np.memmap(temporary, dtype=np.float32, mode="w+", shape=shape)
-                for rows, batch in batches():
-                    for row, values in zip(rows, batch.float().cpu().numpy(), strict=True):
-                        states[offsets[row] : offsets[row + 1]] = values[: offsets[row + 1] - offsets[row]]
-                states.flush()
-                del states
-            write_json(description, fingerprint)
-        return cls(path, offsets, hidden_size)
+        size = _ITEM * int(offsets[-1]) * hidden_size
+        if not cls.is_there(folder, fingerprint, size):
+            # Of runs that need the same states, one computes them and the others wait.
+            with FolderLock(folder, "encoder_states", wait=lambda: leave_on_signal(_UNFINISHED)):
+                if not cls.is_there(folder, fingerprint, size):
+                    cls.compute(folder, fingerprint, offsets, hidden_size, batches)
+        return cls(folder / _STATES, offsets, hidden_size)
 
     @staticmethod
-    def is_there(folder: Path, fingerprint: str) -> bool:
-        """Whether the states of these documents and weights are in a folder."""
+    def compute(folder: Path, fingerprint: str, offsets: np.ndarray, hidden_size: int, batches) -> None:
+        """Writes the cache; its description, which makes it one, last."""
+        remove_partial(folder)
         description = folder / _DESCRIPTION
-        return (
-            (folder / _STATES).exists() and description.exists() and json.loads(description.read_text()) == fingerprint
-        )
+        description.unlink(missing_ok=True)
+        needed, free = _ITEM * int(offsets[-1]) * hidden_size, shutil.disk_usage(folder).free
+        if needed > free:
+            raise OSError(
+                f"The states of the frozen encoder take {needed / 1e9:.1f} GB, and {folder} has "
+                f"{free / 1e9:.1f} GB left: set encoder_cache_dir to a folder with more, or read fewer tokens."
+            )
+        # Not through a memory map: a disk that fills up would end the process without an error.
+        with atomic_path(folder / _STATES) as temporary, open(temporary, "r+b") as file:
+            file.truncate(needed)
+            for rows, batch in batches():
+                for row, values in zip(rows, batch.float().cpu().numpy(), strict=True):
+                    file.seek(_ITEM * int(offsets[row]) * hidden_size)
+                    file.write(np.ascontiguousarray(values[: offsets[row + 1] - offsets[row]]))
+                leave_on_signal(_UNFINISHED)
+        write_json(description, fingerprint)
+
+    @staticmethod
+    def is_there(folder: Path, fingerprint: str, size: int) -> bool:
+        """Whether the states of these documents and weights, so many bytes, are in a folder."""
+        try:
+            description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+            return description == fingerprint and (folder / _STATES).stat().st_size == size
+        except (FileNotFoundError, ValueError):  # not there, or no description
+            return False
 
     def __getitem__(self, row: int) -> np.ndarray:
         """States of a text `(tokens, hidden)`."""
@@ -108,7 +122,9 @@ def cached_states(model, texts, args, run_dir: Path, what: str) -> EncoderStates
         args.disable_tqdm or args.process_index > 0,
     )  # fmt: skip
     if args.process_index > 0:  # not by a barrier, which ends with an error where this takes long
-        while not EncoderStates.is_there(folder, fingerprint):
+        size = _ITEM * int(offsets[-1]) * model.config.hidden_size
+        while not EncoderStates.is_there(folder, fingerprint, size):
+            leave_on_signal(_UNFINISHED, quiet=True)
             time.sleep(_LOOK_AGAIN)
     states = EncoderStates.open_or_compute(folder, fingerprint, offsets, model.config.hidden_size, batches)
     states.places = places

@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from modeling_lmindexer.folder import MANIFEST_NAME, update_manifest, write_json
+from modeling_lmindexer.folder import MANIFEST_NAME, PARTIAL_PREFIX, remove_partial, update_manifest, write_json
 
+from .folder_lock import FolderLock
 from .model_card import CardContent, write_card
 from .plots import save_plots
 from .semantic_id_trainer import SemanticIDTrainer
@@ -39,9 +40,7 @@ def save_model_folder(trainer: SemanticIDTrainer, metrics: dict, card: CardConte
 def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterator[Path]:
     """A folder beside the final one, for files of its own; at the end they and model, tokenizer, index and
     `metrics.json` get their names in `target`, the manifest last."""
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as name:
-        folder = Path(name)
+    with FolderLock(target), new_folder(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         index.save_pretrained(folder)
@@ -53,6 +52,14 @@ def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterat
         for file in [file for file in files if file != MANIFEST_NAME] + [MANIFEST_NAME]:
             (target / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / file, target / file)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """An empty folder in `target`, without those of runs that were killed; gone at the end."""
+    remove_partial(target)
+    with tempfile.TemporaryDirectory(dir=target, prefix=PARTIAL_PREFIX) as name:
+        yield Path(name)
 
 
 def finite(value):

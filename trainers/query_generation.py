@@ -21,6 +21,7 @@ from .documents import pad
 from .progress import progress_bar
 from .retrieval_data import TokenizedTexts
 from .run_state import RunState
+from .stop_signals import leave_on_signal
 
 PARTS = "parts"
 # Of a checkpoint's generation settings; the others, such as beams and penalties, are not those of a draw.
@@ -177,6 +178,7 @@ def generate_in_parts(
     mine = range(share.rank, len(parts), share.world_size)
     for number in progress_bar(mine, description="parts of the documents", disable=share.rank > 0):
         part(number)
+        leave_on_signal("between two parts of the documents", quiet=share.rank > 0)
     share.wait()
     if share.rank:
         return None

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +10,13 @@ from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from modeling_lmindexer.folder import remove_partial
+
 from .folder_lock import FolderInUseError, FolderLock
 from .progress import HintEpoch, StageProgress
 from .run_state import RunState
 from .staged_args import StagedTrainingArguments
-from .stop_signals import RunStopped, StopSignals
+from .stop_signals import StopSignals, leave
 
 
 class StopWithoutGain(TrainerCallback):
@@ -137,20 +138,15 @@ class StagedTrainer(Trainer):
         """Ends the run here if a signal came; nothing may be lost by it. Every process calls it."""
         self.stopped_by = self.asked_to_stop()
         if self.stopped_by:
-            self.leave(where)
-
-    def leave(self, where: str) -> None:
-        """Ends the run after a signal."""
-        stopped = RunStopped(self.stopped_by, where)
-        if self.args.process_index == 0:
-            print(stopped.message, file=sys.stderr, flush=True)
-        raise stopped
+            leave(self.stopped_by, where, quiet=self.args.process_index > 0)
 
     # -- stages -------------------------------------------------------------------------------------------------------
 
     def claim(self, settings: dict) -> None:
         """Takes the output folder for a run with these settings, or raises ExistingRunError."""
         with self.args.main_process_first(local=False, desc="claiming the output folder"):
+            if self.args.process_index == 0 and self.state_of_run.root.exists():
+                remove_partial(self.state_of_run.root)
             # All processes look, so that all are refused; the main one has deleted what was there, if asked to.
             start_over = self.args.start_over and self.args.process_index == 0
             self.state_of_run.claim(settings, start_over=start_over, go_on=self.args.go_on)
@@ -197,7 +193,8 @@ class StagedTrainer(Trainer):
             )
         if self.stopped_by:
             self.accelerator.wait_for_everyone()  # until the mark is there
-            self.leave(f"in stage {self.stage_name}, after step {self.state.global_step} of {self.state.max_steps}")
+            where = f"in stage {self.stage_name}, after step {self.state.global_step} of {self.state.max_steps}"
+            leave(self.stopped_by, where, quiet=self.args.process_index > 0)
 
     def add_to_checkpoint(self, folder: Path) -> None:
         """Writes what a checkpoint needs beside Trainer's own files; nothing by default."""

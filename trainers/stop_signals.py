@@ -1,8 +1,10 @@
 """SIGTERM and SIGINT as a request: what runs goes on to a place where nothing is lost, and leaves."""
 
 import signal
+import sys
 import threading
 import time
+from typing import ClassVar
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _THE_SAME = 3.0  # seconds; a launcher forwards what its processes got already
@@ -13,9 +15,7 @@ class RunStopped(SystemExit):
 
     def __init__(self, signal_number: int, where: str):
         super().__init__(128 + signal_number)
-        self.message = (
-            f"Stopped by {signal.Signals(signal_number).name} {where}. The same command goes on from there."
-        )
+        self.message = f"Stopped by {signal.Signals(signal_number).name} {where}. The same command goes on."
 
 
 class StopSignals:
@@ -26,13 +26,16 @@ class StopSignals:
 
     Attributes:
         received: number of the signal that came, 0 for none.
+        entered: the one that is entered now, if any.
     """
 
+    entered: ClassVar["StopSignals | None"] = None
+
     def __init__(self):
-        self.received, self._when, self._before = 0, 0.0, {}
+        self.received, self._when, self._before, self._outer = 0, 0.0, {}, None
 
     def __enter__(self) -> "StopSignals":
-        self.received = 0
+        self.received, self._outer, StopSignals.entered = 0, StopSignals.entered, self
         if threading.current_thread() is threading.main_thread():
             # A handler that was not set from Python cannot be put back.
             before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -42,6 +45,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *error) -> None:
+        StopSignals.entered = self._outer
         self._restore()
 
     def _note(self, number: int, frame) -> None:
@@ -55,3 +59,18 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def leave(signal_number: int, where: str, quiet: bool = False) -> None:
+    """Ends the run after a signal, with a line that says so unless `quiet`: another process says it."""
+    stopped = RunStopped(signal_number, where)
+    if not quiet:
+        print(stopped.message, file=sys.stderr, flush=True)
+    raise stopped
+
+
+def leave_on_signal(where: str, quiet: bool = False) -> None:
+    """The same if a signal came to this process: for work that it does alone, and may leave where it stands."""
+    entered = StopSignals.entered
+    if entered is not None and entered.received:
+        leave(entered.received, where, quiet)
