@@ -1,6 +1,7 @@
 """A run stopped anywhere and started again ends as if it had not been stopped: the same codes, weights and figures."""
 
 import importlib.util
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -247,12 +248,12 @@ def test_going_on_and_starting_over_with_other_settings(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_ends_the_same(tmp_path):
-    """SIGKILL, twice in one run; `tests/long/kill_and_resume.py` does so more often."""
+def test_a_run_that_is_killed_and_stopped_ends_the_same(tmp_path):
+    """SIGKILL in the first stage, then SIGTERM in the second; `tests/long/kill_and_resume.py` does so more often."""
     path = Path(__file__).parents[1] / "long" / "kill_and_resume.py"
     spec = importlib.util.spec_from_file_location("kill_and_resume", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    lines = []
-    assert module.kill_and_resume(tmp_path, runs=1, kills=2, seed=0, log=lines.append) == []
-    assert len(lines) == 1 and "ended before" not in lines[0]
+    lines, signals = [], (signal.SIGKILL, signal.SIGTERM)
+    assert module.kill_and_resume(tmp_path, runs=1, kills=2, seed=1, log=lines.append, signals=signals) == []
+    assert "SIGKILL at" in lines[1] and "SIGTERM at" in lines[1] and "ended before" not in lines[1]

@@ -1,13 +1,9 @@
 """SIGTERM and SIGINT: a checkpoint, a line and an exit status; the same command then ends as if nothing had been."""
 
 import os
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -162,21 +158,3 @@ def test_work_of_one_process_is_left_where_it_stands(tmp_path, capsys):
         EncoderStates.open_or_compute(tmp_path, "mine", torch.tensor([0, 3]).numpy(), 2, batches)
     assert "Stopped by SIGTERM before the frozen encoder's states" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_process_that_gets_sigterm(tmp_path, uninterrupted):
-    """Its exit status, and all that it writes to its terminal."""
-    progress = tmp_path / "progress"
-    progress.touch()
-    script = Path(__file__).with_name("tiny_run.py")
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path / "run"), str(progress)], stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and "1-continuous step 3" not in progress.read_text():
-        time.sleep(0.002)
-    process.terminate()
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, error
-    assert re.search(r"Stopped by SIGTERM in stage 1-continuous, after step \d of 8\.", error.splitlines()[-1]), error
-    assert "Traceback" not in error and not list((tmp_path / "run").glob(".*"))
