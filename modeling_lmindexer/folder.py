@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,43 @@ FORMAT_VERSION = 1
 
 class CorruptedFolderError(ValueError):
     """A file of a model folder is missing, truncated or not the one that its manifest lists."""
+
+
+class WriteError(OSError):
+    """A file could not be written: the disk is full, or does not let it."""
+
+
+@contextlib.contextmanager
+def naming_write_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Raises WriteError, with the path and the cause, for what the libraries that write raise when the disk refuses.
+
+    safetensors and tokenizers raise their own kinds of exceptions, torch a RuntimeError without a cause, Python an
+    OSError that may name no file; one that names its file passes through, as everything else does.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = refusal_of_disk(error)
+        if cause is None:
+            raise
+        raise WriteError(
+            f"{path} could not be written: {cause}. What was there under its name is still there. Make room, or let "
+            "this process write there; the same command then goes on."
+        ) from error
+
+
+def refusal_of_disk(error: Exception) -> str | None:
+    """Why an error of a library says that a disk refused a file; None when it says something else."""
+    number = re.search(r"\(os error (\d+)\)", str(error))  # as the libraries in Rust end their messages
+    if number:
+        return os.strerror(int(number[1]))
+    if isinstance(error, OSError):
+        # BlockingIOError and the like have a number, too, but no meaning here.
+        named = error.filename is not None or isinstance(error, WriteError) or error.errno is None
+        return None if named else os.strerror(error.errno)
+    if isinstance(error, RuntimeError) and re.search(r"inline_container|PytorchStreamWriter|iostream", str(error)):
+        return "the disk took only a part of it, as it does when it is full"
+    return None
 
 
 @contextlib.contextmanager
@@ -35,7 +73,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with naming_write_errors(path):
+            yield temporary
         # The writer may have put a new file in this one's place: what counts is the content under the name.
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -78,6 +117,9 @@ def resolve_file(
         path = folder / hub_kwargs.get("subfolder", "") / filename
         if path.is_file():
             return path
+        if os.path.lexists(path):
+            kind = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no regular file"
+            raise FileNotFoundError(f"{path} is {kind}; expected a file. Download or write the folder again.")
         if optional:
             return None
         present = sorted(entry.name for entry in folder.iterdir())
@@ -99,6 +141,27 @@ def resolve_file(
             f"{name_or_path} is no local folder, and no Hub repository with {filename} that can be reached: {error}"
         ) from error
     return None if found is None else Path(found)
+
+
+@contextlib.contextmanager
+def reading_content(path: str | os.PathLike, way_out: str) -> Iterator[None]:
+    """Raises CorruptedFolderError, with the path and what to do, for whatever a reader of damaged files raises.
+
+    Args:
+        path: of the file or folder that is read.
+        way_out: a sentence for the user.
+    """
+    try:
+        yield
+    except CorruptedFolderError:
+        raise
+    except (FileNotFoundError, PermissionError) as error:
+        raise CorruptedFolderError(f"{path} cannot be read: {error}. {way_out}") from error
+    # What a parser stumbles over has no common kind: KeyError, UnpicklingError, RuntimeError, SafetensorError, ..
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        cause = f"{type(error).__name__}: {lines[0][:200]}"
+        raise CorruptedFolderError(f"{path} does not hold what was written there ({cause}). {way_out}") from error
 
 
 def file_digest(path: str | os.PathLike) -> str:

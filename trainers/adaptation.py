@@ -16,6 +16,8 @@ from transformers import (
     set_seed,
 )
 
+from modeling_lmindexer.folder import reading_content
+
 from .adaptation_args import AdaptationArguments
 from .adaptation_inputs import crop_masks, masking_of, read_texts, word_shares
 from .adaptation_model import AdaptationModel, AdaptationOutput, masked_language_model
@@ -24,7 +26,8 @@ from .encoder_folder import save_encoder
 from .figures import loss_curve
 from .gather import gather_with_grad
 from .losses import contrastive_loss, reconstruction_loss
-from .staged_trainer import StagedTrainer
+from .run_state import START_OVER
+from .staged_trainer import OLDER, StagedTrainer
 from .weights_digest import digest_of_weights
 
 ENCODER_FOLDER = "encoder"
@@ -157,9 +160,10 @@ class AdaptationTrainer(StagedTrainer):
 
     def load(self, folder: Path) -> None:
         """Weights of a run that is done."""
-        weights = type(self.adapted).from_pretrained(folder, dtype=torch.float32).state_dict()
-        # Without those that only the class has: a masked-language model's encoder comes without a pooler.
-        self.adapted.load_state_dict({name: weights[name] for name in self.adapted.state_dict()})
+        with reading_content(folder, START_OVER):
+            weights = type(self.adapted).from_pretrained(folder, dtype=torch.float32).state_dict()
+            # Without those that only the class has: a masked-language model's encoder comes without a pooler.
+            self.adapted.load_state_dict({name: weights[name] for name in self.adapted.state_dict()})
         self.adapted.to(self.args.device).eval()
 
     def claim_folder(self) -> None:
@@ -257,4 +261,5 @@ class AdaptationTrainer(StagedTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """What [`~AdaptationTrainer._save`] wrote."""
-        load_model(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint) / "model.safetensors")
+        with reading_content(resume_from_checkpoint, OLDER):
+            load_model(self.accelerator.unwrap_model(self.model), Path(resume_from_checkpoint) / "model.safetensors")

@@ -9,7 +9,7 @@ from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
 
 from modeling_lmindexer.backbones import pool
-from modeling_lmindexer.folder import atomic_path
+from modeling_lmindexer.folder import atomic_path, reading_content
 
 from .corpus_pass import CorpusPass
 from .documents import IndexingDataset
@@ -84,7 +84,13 @@ def kept_anchors(corpus: CorpusPass, lexical_weight: float, path: Path, anew: bo
         anew: whether to compute them although the file is there, for it may be of other settings.
     """
     if path.exists() and not anew:
-        return load_file(path)["anchors"].numpy()
+        with reading_content(path, "Delete it, and it is computed again."):
+            found = load_file(path)["anchors"]
+            if found.ndim != 2 or len(found) != len(corpus.documents) or found.dtype != torch.float32:
+                raise ValueError(f"anchors of shape {tuple(found.shape)} and {found.dtype}")
+            if not found.isfinite().all():
+                raise ValueError("anchors that are not finite")
+            return found.numpy()
     # Every process takes the main one's: a projection may differ in the last bit between machines.
     anchors = torch.from_numpy(anchor_vectors(corpus, lexical_weight))
     anchors = broadcast(anchors.to(corpus.model.device)).cpu()

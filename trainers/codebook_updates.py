@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from modeling_lmindexer.codebooks import Codebook
-from modeling_lmindexer.folder import atomic_path
+from modeling_lmindexer.folder import atomic_path, reading_content
 
 STATE_NAME = "codebook_updates.safetensors"
 # Weight of the past in the counts that restarts go by, where no decay is set for the codes themselves.
@@ -85,8 +85,14 @@ class CodebookUpdates:
     def load(self, folder: Path) -> None:
         """Reads the averages of a checkpoint, if it has any."""
         if (folder / STATE_NAME).exists():
-            state = load_file(folder / STATE_NAME)
-            device = self.codebook.weight.device
+            weight = self.codebook.weight
+            with reading_content(folder / STATE_NAME, "Delete the checkpoint; the run goes on from the one before."):
+                state = load_file(folder / STATE_NAME)
+                if state["total"].shape != weight.shape or state["size"].shape != weight.shape[:1]:
+                    raise ValueError(
+                        f"averages of shape {tuple(state['total'].shape)}, of codes {tuple(weight.shape)}"
+                    )
+            device = weight.device
             self.size, self.total = state["size"].to(device), state["total"].to(device)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling_lmindexer.folder import write_json
+from modeling_lmindexer.folder import naming_write_errors, write_json
 
 from .embeddings import POOLING_NAME
 
@@ -15,10 +15,11 @@ def save_encoder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedToke
     temporary, old = (folder.with_name(f".{state}-{folder.name}") for state in ("new", "old"))
     for rest in (temporary, old):
         shutil.rmtree(rest, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
     name = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}[pooling]
-    write_json(temporary / POOLING_NAME, {"word_embedding_dimension": model.config.hidden_size, name: True})
+    with naming_write_errors(folder):
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        write_json(temporary / POOLING_NAME, {"word_embedding_dimension": model.config.hidden_size, name: True})
     if folder.exists():
         folder.rename(old)
     temporary.rename(folder)

@@ -8,7 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from modeling_lmindexer.folder import MANIFEST_NAME, PARTIAL_PREFIX, remove_partial, update_manifest, write_json
+from modeling_lmindexer.folder import (
+    MANIFEST_NAME,
+    PARTIAL_PREFIX,
+    naming_write_errors,
+    remove_partial,
+    update_manifest,
+    write_json,
+)
 
 from .folder_lock import FolderLock
 from .model_card import CardContent, write_card
@@ -58,7 +65,7 @@ def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterat
 def new_folder(target: Path) -> Iterator[Path]:
     """An empty folder in `target`, without those of runs that were killed; gone at the end."""
     remove_partial(target)
-    with tempfile.TemporaryDirectory(dir=target, prefix=PARTIAL_PREFIX) as name:
+    with naming_write_errors(target), tempfile.TemporaryDirectory(dir=target, prefix=PARTIAL_PREFIX) as name:
         yield Path(name)
 
 

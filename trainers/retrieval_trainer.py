@@ -15,6 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from modeling_lmindexer import DocumentVectors, SemanticIndex
+from modeling_lmindexer.folder import naming_write_errors, reading_content
 
 from .encoder_cache import OWN_CACHE, cached_states
 from .existing_codes import existing_codes
@@ -26,6 +27,7 @@ from .retrieval import Queries, Rankings, Searcher
 from .retrieval_args import BY_LENGTH, EXISTING, SemanticRetrievalTrainingArguments
 from .retrieval_data import PairCollator, PairDataset, Pairs, UnusablePairsError
 from .run_settings import model_settings, named_settings
+from .run_state import START_OVER
 from .staged_trainer import StagedTrainer, StopWithoutGain
 from .weights_digest import digest_of_weights
 
@@ -181,7 +183,8 @@ class SemanticRetrievalTrainer(StagedTrainer):
         figures = {"loss_curve": loss_curve(self.state.log_history), "evaluations": self.evaluations()}
         self.model = self.unwrap().eval()
         if self.args.process_index == 0:
-            self.model.save_pretrained(folder)
+            with naming_write_errors(folder):
+                self.model.save_pretrained(folder)
             self.state_of_run.finish(name, figures)
         self.accelerator.wait_for_everyone()
         return figures
@@ -193,10 +196,11 @@ class SemanticRetrievalTrainer(StagedTrainer):
 
     def load_weights(self, folder: Path) -> None:
         """Weights of a checkpoint, or of a stage that is done."""
-        if (folder / SAFE_WEIGHTS_NAME).exists():
-            load_model(self.unwrap_for_reading(self.model), folder / SAFE_WEIGHTS_NAME)
-        else:
-            self._load_from_checkpoint(str(folder), self.model)  # sharded weights, or PEFT's
+        with reading_content(folder, START_OVER):
+            if (folder / SAFE_WEIGHTS_NAME).exists():
+                load_model(self.unwrap_for_reading(self.model), folder / SAFE_WEIGHTS_NAME)
+            else:
+                self._load_from_checkpoint(str(folder), self.model)  # sharded weights, or PEFT's
 
     def _load_best_model(self) -> None:
         """As in Trainer, which warns of embeddings that are there once and used twice."""

@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from modeling_lmindexer.folder import write_json
+from modeling_lmindexer.folder import reading_content, write_json
 
 COMPLETE_MARK = "complete"
+START_OVER = "Delete it, or begin the run again with --start_over."
 
 
 class ExistingRunError(ValueError):
@@ -39,7 +40,7 @@ class RunState:
             self.root.rename(deleted)
             shutil.rmtree(deleted, ignore_errors=True)
         if self.settings_path.exists() and not go_on:
-            found = json.loads(self.settings_path.read_text(encoding="utf-8"))
+            found = read_object(self.settings_path)
             names = sorted(n for n in found.keys() | settings.keys() if found.get(n) != settings.get(n))
             if names:
                 differences = "; ".join(
@@ -50,6 +51,8 @@ class RunState:
                     "begin, --go_on to continue it with the new settings, or choose another output_dir."
                 )
         write_json(self.settings_path, settings)
+        for done in self.root.glob("*/done.json"):  # after a stop between the mark of a stage and what follows it
+            self.remove_checkpoints(done.parent.name)
 
     def folder(self, stage_name: str) -> Path:
         """Where a stage keeps its checkpoints and results."""
@@ -58,13 +61,13 @@ class RunState:
     def result(self, stage_name: str) -> dict | None:
         """Figures of a stage that is done; `None` when it is not."""
         path = self.folder(stage_name) / "done.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_object(path) if path.exists() else None
 
     def remember(self, stage_name: str, name: str, compute: Callable[[], dict]) -> dict:
         """A result inside a stage, computed once and found again after a stop; every process takes part in it."""
         path = self.folder(stage_name) / f"{name}.json"
         if path.exists():
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_object(path)
         result = compute()
         write_json(path, result)
         return result
@@ -72,13 +75,21 @@ class RunState:
     def finish(self, stage_name: str, figures: dict) -> None:
         """Marks a stage as done, and removes the checkpoints inside it."""
         write_json(self.folder(stage_name) / "done.json", figures)
+        self.remove_checkpoints(stage_name)
+
+    def remove_checkpoints(self, stage_name: str) -> None:
+        """Those of a stage that is done."""
         for checkpoint in self.folder(stage_name).glob("checkpoint-*"):
             shutil.rmtree(checkpoint, ignore_errors=True)
 
     def complete_checkpoints(self, stage_name: str) -> list[Path]:
-        """The checkpoints of a stage in order; those that a kill left incomplete are ignored."""
+        """The checkpoints of a stage in order; those that a kill left incomplete, or that have lost something since,
+        are ignored."""
         marks = self.folder(stage_name).glob(f"checkpoint-*/{COMPLETE_MARK}")
-        return sorted((mark.parent for mark in marks), key=lambda path: int(path.name.rpartition("-")[2]))
+        whole = (
+            mark.parent for mark in marks if mark.stat().st_size == 0 or has_files(mark.parent, read_object(mark))
+        )
+        return sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]))
 
     def last_checkpoint(self, stage_name: str) -> str | None:
         """The newest complete checkpoint of a stage."""
@@ -88,11 +99,36 @@ class RunState:
     def complete_checkpoint(self, stage_name: str, step: int, limit: int | None, keep: Path | None = None) -> None:
         """Marks the checkpoint of a step as complete, and only then removes others: incomplete ones, and the oldest
         when there are more than `limit`, but not `keep`."""
-        (self.folder(stage_name) / f"checkpoint-{step}" / COMPLETE_MARK).touch()
+        folder = self.folder(stage_name) / f"checkpoint-{step}"
+        write_json(folder / COMPLETE_MARK, sizes_of_files(folder))
         kept = [*self.complete_checkpoints(stage_name)[-(limit or 0) :], keep]
         for checkpoint in self.folder(stage_name).glob("checkpoint-*"):
             if checkpoint not in kept:
                 shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def read_object(path: Path) -> dict:
+    """A JSON object of a run's own files.
+
+    Raises:
+        CorruptedFolderError: a file that cannot be read, or that holds something else.
+    """
+    with reading_content(path, START_OVER):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"a {type(value).__name__} in the place of an object")
+    return value
+
+
+def sizes_of_files(folder: Path) -> dict[str, int]:
+    """Bytes of the files of a checkpoint, by name."""
+    files = (path for path in sorted(folder.iterdir()) if path.is_file() and path.name != COMPLETE_MARK)
+    return {path.name: path.stat().st_size for path in files}
+
+
+def has_files(folder: Path, sizes: dict[str, int]) -> bool:
+    """Whether a folder still has files of these sizes."""
+    return sizes.items() <= sizes_of_files(folder).items()
 
 
 def shorten(value) -> str:

@@ -126,7 +126,7 @@ class SemanticIDTrainer(StagedTrainer):
             self.save_stage(folder, figures)
             return figures
         # Only the newest of the stages that are done matters, but reading each keeps this free of a special case.
-        self.documents.codes = read_stage(folder, self.unwrap())
+        self.documents.codes = read_stage(folder, self.unwrap(), len(self.documents))
         return figures
 
     def prepare_stage(self, stage: Stage) -> None:

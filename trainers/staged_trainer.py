@@ -8,15 +8,18 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from modeling_lmindexer.folder import remove_partial
+from modeling_lmindexer.folder import naming_write_errors, reading_content, remove_partial
 
 from .folder_lock import FolderInUseError, FolderLock
 from .progress import HintEpoch, StageProgress
 from .run_state import RunState
 from .staged_args import StagedTrainingArguments
 from .stop_signals import StopSignals, leave
+
+OLDER = "Delete this checkpoint; the run then goes on from the one before, or begins the stage."
 
 
 class StopWithoutGain(TrainerCallback):
@@ -108,7 +111,11 @@ class StagedTrainer(Trainer):
 
     def train_stage(self) -> None:
         """Trains the stage that has begun, from its last checkpoint if there is one."""
-        super().train(resume_from_checkpoint=self.state_of_run.last_checkpoint(self.stage_name))
+        newest = self.state_of_run.last_checkpoint(self.stage_name)
+        if newest:
+            with reading_content(newest, OLDER):
+                TrainerState.load_from_json(str(Path(newest) / TRAINER_STATE_NAME))
+        super().train(resume_from_checkpoint=newest)
         checkpoint = self.state_of_run.folder(self.stage_name) / f"checkpoint-{self.state.global_step}"
         if checkpoint in self.state_of_run.complete_checkpoints(self.stage_name):
             self.leave_if_asked(f"at the end of stage {self.stage_name}'s steps")
@@ -183,7 +190,8 @@ class StagedTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """As in Trainer; a mark tells a complete checkpoint from one that a kill cut short."""
-        super()._save_checkpoint(model, trial)
+        with naming_write_errors(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.add_to_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
@@ -195,6 +203,21 @@ class StagedTrainer(Trainer):
             self.accelerator.wait_for_everyone()  # until the mark is there
             where = f"in stage {self.stage_name}, after step {self.state.global_step} of {self.state.max_steps}"
             leave(self.stopped_by, where, quiet=self.args.process_index > 0)
+
+    def _load_optimizer_and_scheduler(self, checkpoint) -> None:
+        """As in Trainer, for damaged files, too."""
+        with contextlib.nullcontext() if checkpoint is None else reading_content(checkpoint, OLDER):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint) -> None:
+        """As in Trainer, for damaged files, too."""
+        with contextlib.nullcontext() if checkpoint is None else reading_content(checkpoint, OLDER):
+            super()._load_rng_state(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        """As in Trainer, for damaged files, too."""
+        with reading_content(resume_from_checkpoint, OLDER):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def add_to_checkpoint(self, folder: Path) -> None:
         """Writes what a checkpoint needs beside Trainer's own files; nothing by default."""

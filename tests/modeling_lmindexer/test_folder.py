@@ -159,7 +159,7 @@ def test_files_are_found_in_folders(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no c.txt: found nothing"):
         resolve_file(tmp_path / "empty", "c.txt")
-    with pytest.raises(FileNotFoundError, match="holds no part"):
+    with pytest.raises(FileNotFoundError, match="part is a folder; expected a file"):
         resolve_file(tmp_path, "part")
 
 

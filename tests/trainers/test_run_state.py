@@ -119,6 +119,13 @@ def test_the_best_checkpoint_stays(state):
     assert [path.name for path in state.complete_checkpoints("1-discrete")] == ["checkpoint-3", "checkpoint-9"]
 
 
+def test_a_stop_after_a_stages_mark_leaves_no_checkpoints_for_good(state):
+    state.finish("1-discrete", {})
+    checkpoint(state, "1-discrete", 9)
+    RunState(state.root.parent).claim(SETTINGS, start_over=False, go_on=False)
+    assert [path.name for path in state.folder("1-discrete").iterdir()] == ["done.json"]
+
+
 def test_a_stage_that_is_done_keeps_no_checkpoints(state):
     checkpoint(state, "1-discrete", 9)
     (state.folder("1-discrete") / "model.safetensors").touch()

@@ -125,7 +125,9 @@ def main() -> None:
     result = {"ids": trainer.index.semantic_ids, "weights": weights.hexdigest(), "figures": trainer.figures}
     write_folder(trainer)
     result["files"] = content_digests(arguments.folder)
-    result["partial"] = [path.name for path in arguments.folder.rglob("*") if path.name.startswith((".", "checkpoint"))]
+    result["partial"] = [
+        path.name for path in arguments.folder.rglob("*") if path.name.startswith((".", "checkpoint"))
+    ]
     arguments.folder.with_suffix(".json").write_text(json.dumps(result), encoding="utf-8")
 
 
