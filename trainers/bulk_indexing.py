@@ -1,0 +1,194 @@
+"""Indexes a corpus of any size in parts, by one process or several, and goes on after any stop."""
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from modeling_lmindexer import LMIndexerConfig
+from modeling_lmindexer.folder import MANIFEST_NAME
+
+from .bulk_assignment import BulkAssigner, UnusableTextError, ahead
+from .bulk_index import BulkIndex, PartRows, UnusableShardsError, build_bulk_index, load_with_room
+from .corpus_parts import PARTS_NAME, PartsFolder, Records, Source, SourceState, is_complete, write_parts_manifest
+from .file_lock import held
+from .model_folder import whole_folder
+from .progress import progress_bar
+from .run_state import ExistingRunError
+
+_WORK = ".work"
+
+
+@dataclass
+class ShardShare:
+    """Which process this is, of how many that index one corpus together."""
+
+    shard_index: int = field(default=0, metadata={"help": "Number of this process, from 0; torchrun sets it."})
+    num_shards: int = field(default=1, metadata={"help": "Processes that share the work; torchrun sets it."})
+
+    def __post_init__(self):
+        if not 0 <= self.shard_index < self.num_shards:
+            raise ValueError(
+                f"shard_index is {self.shard_index} and num_shards {self.num_shards}: give an index from 0 to "
+                f"{self.num_shards - 1}."
+            )
+
+
+@contextlib.contextmanager
+def claimed(folder: PartsFolder, share: ShardShare) -> Iterator[Path]:
+    """Holds the place of a process in a folder; gives a folder for what is not whole, empty at the beginning.
+
+    Raises:
+        ExistingRunError: another process with the same number is at work, or the parts are those of another run.
+    """
+    with held(folder.root / f".shard-{share.shard_index}.lock") as is_free:
+        if not is_free:
+            raise ExistingRunError(
+                f"Another process indexes into {folder.root.parent} as number {share.shard_index}: wait for it, or "
+                "give every process its own --shard_index."
+            )
+        folder.claim()
+        beside = folder.root / f".writing-{share.shard_index}"
+        shutil.rmtree(beside, ignore_errors=True)  # of one that was killed
+        beside.mkdir()
+        yield beside
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def assign_parts(
+    sources: Sequence[Source], assigner: BulkAssigner, folder: PartsFolder, share: ShardShare, beside: Path
+) -> int:
+    """Writes the parts of a process that are not there yet; returns the number of their documents."""
+    count = 0
+    with progress_bar(description="documents", disable=share.shard_index > 0) as bar:
+        for source, state, records, tokens in ahead(tokenized(sources, assigner, folder, share)):
+            folder.write(source, state, records, assigner.assign(tokens), beside)
+            count += len(records.ids)
+            bar.update(len(records.ids))
+    return count
+
+
+def tokenized(
+    sources: Sequence[Source], assigner: BulkAssigner, folder: PartsFolder, share: ShardShare
+) -> Iterator[tuple[Source, SourceState, Records, list[np.ndarray]]]:
+    """The parts of a process that are to be done, read and tokenised.
+
+    Raises:
+        UnusableShardsError: a text that the tokenizer finds nothing in.
+    """
+    for place, source in enumerate(sources):
+        done = folder.of(source)
+        if is_complete(done):
+            continue
+        state = SourceState.of(source.path, next((part.source for part in done.values()), None))
+
+        def wanted(number: int, place=place, done=done) -> bool:
+            return (place + number) % share.num_shards == share.shard_index and number not in done
+
+        for records in source.parts(folder.size, wanted):
+            try:
+                yield source, state, records, assigner.tokenize(records.texts)
+            except UnusableTextError as error:
+                raise UnusableShardsError(
+                    f"{source.path}, row {records.first_row + error.row + 1}, has a text that the model's tokenizer "
+                    f"finds nothing in: {records.texts[error.row][:60]!r}. Leave it out."
+                ) from error
+        if SourceState.of(source.path, state).sha256 != state.sha256:
+            raise UnusableShardsError(f"{source.path} was changed while it was read: run again with --redo_changed.")
+
+
+@dataclass
+class BulkResult:
+    """What a call did.
+
+    Attributes:
+        assigned: documents that this process gave codes.
+        seconds: that took.
+        index: of the corpus, None where other processes' parts are missing or another one builds it.
+        note: what was changed in the model.
+        parts: number of all parts.
+    """
+
+    assigned: int
+    seconds: float
+    index: BulkIndex | None = None
+    note: str = ""
+    parts: int = 0
+
+
+def finish_index(
+    name_or_path: str | Path, sources: Sequence[Source], folder: PartsFolder, memory: int, say: Callable[[str], None]
+) -> tuple[BulkIndex, str, int] | None:
+    """What concerns all documents, and the model folder; None where parts are missing, or another process does it.
+
+    Raises:
+        UnusableShardsError: repeated ids, ids of several kinds, or no documents.
+    """
+    folder.check_sources(sources)
+    if not all(is_complete(folder.of(source)) for source in sources):
+        return None
+    with held(folder.root / ".index.lock") as is_free:
+        if not is_free:
+            return None
+        parts, digest = write_parts_manifest(folder, sources)
+        target, work = folder.root.parent, folder.root / _WORK
+        for left in target.glob(".writing-*"):  # by a process that was killed
+            shutil.rmtree(left)
+        config = LMIndexerConfig.from_pretrained(name_or_path)
+        columns = [f"c{t}" for t in range(config.num_learned_positions)]
+        index = build_bulk_index(PartRows(parts, columns), config, memory, work, say)
+        model, tokenizer, note = load_with_room(name_or_path, index.largest_group)
+        figures = {
+            "documents": index.documents, "codebook_sizes": config.codebook_sizes, "parts": digest,
+            "distinct_prefixes": index.distinct_prefixes, "largest_group": index.largest_group,
+        }  # fmt: skip
+        with whole_folder(target, model, tokenizer, index, figures):
+            pass
+        shutil.rmtree(work)
+        return index, note, len(parts)
+
+
+def check_target(name_or_path: str | Path, output_dir: Path) -> None:
+    """Raises ExistingRunError for a folder that holds a model that was not written here."""
+    same = Path(name_or_path).resolve() == output_dir.resolve()
+    if same or (output_dir / MANIFEST_NAME).exists() and not (output_dir / PARTS_NAME).exists():
+        raise ExistingRunError(
+            f"{output_dir} holds a model folder {'to read from' if same else 'of another kind of run'}, whose index "
+            "would be lost: choose another output_dir."
+        )
+
+
+def index_corpus(
+    name_or_path: str | Path, sources: Sequence[Source], folder: PartsFolder,
+    make_assigner: Callable[[], BulkAssigner], memory: int, share: ShardShare, say: Callable[[str], None] = print,
+) -> BulkResult:  # fmt: skip
+    """Gives all documents their IDs; see `examples/index_documents.py`.
+
+    Args:
+        name_or_path: of the model.
+        sources: files of the corpus.
+        folder: of the parts, inside the new model folder.
+        make_assigner: called where there is something left to do.
+        memory: bytes for what concerns all documents.
+        share: of this process.
+        say: is told what begins.
+    """
+    count, seconds = 0, 0.0
+    with claimed(folder, share) as beside:
+        folder.check_sources(sources)
+        if not all(is_complete(folder.of(source)) for source in sources):
+            assigner = make_assigner()
+            began = time.perf_counter()
+            count = assign_parts(sources, assigner, folder, share, beside)
+            seconds = time.perf_counter() - began
+            del assigner
+        result = BulkResult(count, seconds)
+        finished = finish_index(name_or_path, sources, folder, memory, say)
+        if finished is not None:
+            result.index, result.note, result.parts = finished
+    return result
