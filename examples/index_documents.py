@@ -11,7 +11,6 @@ last, or one more call, builds the index from them within `--memory_gb`.
 """
 
 import os
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from transformers.utils import logging
 from modeling_lmindexer import CorruptedFolderError
 from trainers.bulk_assignment import BulkAssigner
 from trainers.bulk_index import UnusableShardsError
-from trainers.bulk_indexing import BulkResult, ShardShare, check_target, index_corpus
+from trainers.bulk_indexing import BulkResult, Leftovers, ShardShare, check_target, index_corpus
 from trainers.corpus_parts import PARTS_NAME, PartsFolder
 from trainers.run_state import ExistingRunError
 from trainers.weights_digest import digest_of_weights
@@ -48,10 +47,6 @@ class BulkArguments:
     memory_gb: float = field(default=2.0, metadata={"help": "Memory for sorting all documents, beside the model's."})
     bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
     use_cpu: bool = field(default=False, metadata={"help": "Leave a GPU alone."})
-    start_over: bool = field(default=False, metadata={"help": "Delete the parts of another run, and begin."})
-    redo_changed: bool = field(
-        default=False, metadata={"help": "Index files again that changed, and leave out those no longer named."}
-    )
 
     def __post_init__(self):
         for name in ("tokens_per_batch", "records_per_part", "memory_gb"):
@@ -66,11 +61,11 @@ def share_of_work(share: ShardShare) -> ShardShare:
     return share
 
 
-def run(arguments: BulkArguments, share: ShardShare) -> None:
+def run(arguments: BulkArguments, share: ShardShare, leftovers: Leftovers) -> None:
     """Indexes, and prints what came of it."""
     began, target = time.perf_counter(), Path(arguments.output_dir)
     share = share_of_work(share)
-    say = print if share.shard_index == 0 else (lambda *values: None)
+    say = print if share.shard_index == 0 else (lambda *values, **options: None)
     sources = find_shards(arguments.input_files, arguments.id_column, arguments.text_columns)
     check_target(arguments.model_name_or_path, target)
     has_gpu = torch.cuda.is_available() and not arguments.use_cpu
@@ -83,16 +78,10 @@ def run(arguments: BulkArguments, share: ShardShare) -> None:
         "text_columns": arguments.text_columns, "max_length": assigner.max_length,
     }  # fmt: skip
     folder = PartsFolder(target / PARTS_NAME, settings, arguments.records_per_part)
-    if (arguments.start_over or arguments.redo_changed) and share.num_shards > 1:
-        raise ExistingRunError("Call with --start_over or --redo_changed once, without other processes.")
-    if arguments.start_over:
-        shutil.rmtree(folder.root, ignore_errors=True)
-    elif arguments.redo_changed and folder.root.exists():
-        for path in folder.forget_changed(sources):
-            say(f"Parts of {path} deleted: it has changed, or is no longer among the input files.")
+    memory = int(arguments.memory_gb * 1e9)
     result = index_corpus(
-        arguments.model_name_or_path, sources, folder, lambda: assigner,
-        int(arguments.memory_gb * 1e9), share, lambda step: say(f"{step} ..."),
+        arguments.model_name_or_path, sources, folder, assigner, memory, share, leftovers,
+        say=lambda step: say(step, flush=True),
     )  # fmt: skip
     report(result, target, time.perf_counter() - began)
 
@@ -119,7 +108,7 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        run(*HfArgumentParser((BulkArguments, ShardShare)).parse_args_into_dataclasses())
+        run(*HfArgumentParser((BulkArguments, ShardShare, Leftovers)).parse_args_into_dataclasses())
     except (CorpusError, UnusableShardsError, ExistingRunError, CorruptedFolderError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

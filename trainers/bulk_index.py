@@ -168,9 +168,9 @@ def build_bulk_index(
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    say("looking for repeated ids")
+    say("looking for repeated ids ...")
     check_unique(rows, memory, folder / "ids")
-    say("sorting by codes")
+    say("sorting by codes ...")
     tables = ExternalSort([*rows.columns, "id"], memory, folder / "sort")(rows.batches)
     offsets = np.cumsum([1, *config.codebook_sizes])
     tree, largest = TreeStream(folder, len(offsets)), 0
@@ -185,7 +185,7 @@ def build_bulk_index(
                 writer.write_batch(pa.record_batch([own, as_lists(codes[span])], schema=schema))
     if not tree.count:
         raise UnusableShardsError("The input files hold no documents; expected at least one.")
-    say("writing table and tree")
+    say("writing table and tree ...")
     tree.save_pretrained(folder)
     tree.close()
     sizes = [*config.codebook_sizes, max(largest, config.num_disambiguation_codes)]

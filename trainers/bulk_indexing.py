@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from .bulk_assignment import BulkAssigner, UnusableTextError, ahead
 from .bulk_index import BulkIndex, PartRows, UnusableShardsError, build_bulk_index, load_with_room
 from .corpus_parts import PARTS_NAME, PartsFolder, Records, Source, SourceState, is_complete, write_parts_manifest
 from .file_lock import held
-from .model_folder import whole_folder
+from .model_folder import METRICS_NAME, whole_folder
 from .progress import progress_bar
 from .run_state import ExistingRunError
 
@@ -39,8 +39,40 @@ class ShardShare:
             )
 
 
+@dataclass
+class Leftovers:
+    """What becomes of the parts of an earlier run; by default they are taken for this run's, or refused."""
+
+    start_over: bool = field(default=False, metadata={"help": "Delete the parts of another run, and begin."})
+    redo_changed: bool = field(
+        default=False, metadata={"help": "Index files again that changed, and leave out those no longer named."}
+    )
+
+    def clear(self, folder: PartsFolder, sources: Sequence[Source], say: Callable[[str], None]) -> None:
+        """Deletes what is to be deleted.
+
+        Raises:
+            ExistingRunError: other processes are at work.
+        """
+        if not self.start_over and not self.redo_changed:
+            return
+        with contextlib.ExitStack() as stack:
+            locks = [stack.enter_context(held(path)) for path in folder.root.glob(".*.lock")]
+            if locks.count(False) > 1:  # one is this process's own
+                raise ExistingRunError(
+                    f"Other processes index into {folder.root.parent}: wait for them before --start_over or "
+                    "--redo_changed."
+                )
+            if self.start_over:
+                folder.forget_all()
+            for path in folder.forget_changed(sources):
+                say(f"Parts of {path} deleted: it has changed, or is no longer among the input files.")
+
+
 @contextlib.contextmanager
-def claimed(folder: PartsFolder, share: ShardShare) -> Iterator[Path]:
+def claimed(
+    folder: PartsFolder, sources: Sequence[Source], share: ShardShare, leftovers: Leftovers, say: Callable[[str], None]
+) -> Iterator[Path]:
     """Holds the place of a process in a folder; gives a folder for what is not whole, empty at the beginning.
 
     Raises:
@@ -52,7 +84,9 @@ def claimed(folder: PartsFolder, share: ShardShare) -> Iterator[Path]:
                 f"Another process indexes into {folder.root.parent} as number {share.shard_index}: wait for it, or "
                 "give every process its own --shard_index."
             )
+        leftovers.clear(folder, sources, say)
         folder.claim()
+        folder.check_sources(sources)
         beside = folder.root / f".writing-{share.shard_index}"
         shutil.rmtree(beside, ignore_errors=True)  # of one that was killed
         beside.mkdir()
@@ -129,7 +163,6 @@ def finish_index(
     Raises:
         UnusableShardsError: repeated ids, ids of several kinds, or no documents.
     """
-    folder.check_sources(sources)
     if not all(is_complete(folder.of(source)) for source in sources):
         return None
     with held(folder.root / ".index.lock") as is_free:
@@ -137,6 +170,8 @@ def finish_index(
             return None
         parts, digest = write_parts_manifest(folder, sources)
         target, work = folder.root.parent, folder.root / _WORK
+        if (done := index_of(target, digest)) is not None:
+            return done, "", len(parts)
         for left in target.glob(".writing-*"):  # by a process that was killed
             shutil.rmtree(left)
         config = LMIndexerConfig.from_pretrained(name_or_path)
@@ -153,6 +188,16 @@ def finish_index(
         return index, note, len(parts)
 
 
+def index_of(target: Path, digest: str) -> BulkIndex | None:
+    """The index that a whole model folder has, if it is that of the parts with this digest."""
+    if not (target / MANIFEST_NAME).exists():
+        return None
+    figures = json.loads((target / METRICS_NAME).read_text(encoding="utf-8"))
+    if figures.get("parts") != digest:
+        return None
+    return BulkIndex(target, figures["documents"], figures["largest_group"], figures["distinct_prefixes"])
+
+
 def check_target(name_or_path: str | Path, output_dir: Path) -> None:
     """Raises ExistingRunError for a folder that holds a model that was not written here."""
     same = Path(name_or_path).resolve() == output_dir.resolve()
@@ -165,7 +210,8 @@ def check_target(name_or_path: str | Path, output_dir: Path) -> None:
 
 def index_corpus(
     name_or_path: str | Path, sources: Sequence[Source], folder: PartsFolder,
-    make_assigner: Callable[[], BulkAssigner], memory: int, share: ShardShare, say: Callable[[str], None] = print,
+    assigner: BulkAssigner, memory: int, share: ShardShare, leftovers: Leftovers,
+    say: Callable[[str], None] = print,
 ) -> BulkResult:  # fmt: skip
     """Gives all documents their IDs; see `examples/index_documents.py`.
 
@@ -173,21 +219,20 @@ def index_corpus(
         name_or_path: of the model.
         sources: files of the corpus.
         folder: of the parts, inside the new model folder.
-        make_assigner: called where there is something left to do.
+        assigner: writes the codes.
         memory: bytes for what concerns all documents.
         share: of this process.
+        leftovers: what becomes of an earlier run's parts.
         say: is told what begins.
+
+    Raises:
+        ExistingRunError: the folder is another run's, or another process works there under the same number.
+        UnusableShardsError: documents that no index can be made of.
     """
-    count, seconds = 0, 0.0
-    with claimed(folder, share) as beside:
-        folder.check_sources(sources)
-        if not all(is_complete(folder.of(source)) for source in sources):
-            assigner = make_assigner()
-            began = time.perf_counter()
-            count = assign_parts(sources, assigner, folder, share, beside)
-            seconds = time.perf_counter() - began
-            del assigner
-        result = BulkResult(count, seconds)
+    with claimed(folder, sources, share, leftovers, say) as beside:
+        began = time.perf_counter()
+        count = assign_parts(sources, assigner, folder, share, beside)
+        result = BulkResult(count, time.perf_counter() - began)
         finished = finish_index(name_or_path, sources, folder, memory, say)
         if finished is not None:
             result.index, result.note, result.parts = finished

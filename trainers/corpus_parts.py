@@ -32,7 +32,7 @@ class Records:
         ids: all whole numbers or all text.
         texts: none of them empty.
         is_last: whether the source ends with them.
-        are_text_for_sure: whether the source has types; otherwise ids that look like numbers may be text.
+        typed: whether the source has types; otherwise ids that look like numbers may be text.
     """
 
     number: int
@@ -183,6 +183,12 @@ class PartsFolder:
                 gone.append(Path(parts[0].source.path))
                 shutil.rmtree(folder)
         return gone
+
+    def forget_all(self) -> None:
+        """Deletes the parts of all sources, and the settings."""
+        (self.root / _SETTINGS_NAME).unlink(missing_ok=True)
+        for folder in self.folders():
+            shutil.rmtree(folder)
 
     def check_sources(self, sources: Sequence[Source]) -> None:
         """Raises ExistingRunError where there are parts of other sources."""

@@ -87,7 +87,7 @@ class TreeStream:
             ValueError: more IDs than a tree holds.
         """
         if self.count + len(ids) > INT32_MAX:
-            raise ValueError(f"There are more than {INT32_MAX:,} documents: a tree holds no more. Index them in parts.")
+            raise ValueError(f"There are over {INT32_MAX:,} documents, which a tree does not hold: make two indexes.")
         is_parent = np.zeros(len(ids), dtype=bool)
         is_parent[0] = self.count == 0  # the root
         is_node = is_parent.copy()

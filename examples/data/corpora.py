@@ -189,9 +189,7 @@ def document_id(row: dict, column: str, may_be_text: bool, where: str) -> tuple[
     """
     value = row.get(column)
     if not isinstance(value, int | str) or isinstance(value, bool) or not str(value).strip():
-        raise CorpusError(
-            f"{where} has {column}={value!r}; expected a whole number or text as the document's id."
-        )
+        raise CorpusError(f"{where} has {column}={value!r}; expected a whole number or text as the document's id.")
     return str(value).strip(), _is_number(value, may_be_text)
 
 

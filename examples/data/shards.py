@@ -2,7 +2,6 @@
 
 import csv
 import glob
-import gzip
 import itertools
 import json
 import zlib
@@ -93,8 +92,8 @@ class ShardFile:
         missing = [name for name in wanted if name not in columns]
         if missing:
             raise CorpusError(
-                f"{self.path} has no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}. Name the right "
-                "one with --id_column and --text_columns."
+                f"{self.path} has no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}. Name the "
+                "right one with --id_column and --text_columns."
             )
 
     def _records(self, raw: list, number: int, first: int, is_last: bool) -> Records:
@@ -107,8 +106,8 @@ class ShardFile:
             text = document_text(values, self.texts_of(list(values)))
             if not text:
                 raise CorpusError(
-                    f"{self._where(row)} has no text in {', '.join(self.texts_of(list(values)))}. Leave it out, or name "
-                    "more columns with --text_columns."
+                    f"{self._where(row)} has no text in {', '.join(self.texts_of(list(values)))}. Leave it out, or "
+                    "name more columns with --text_columns."
                 )
             ids.append(document)
             texts.append(text)

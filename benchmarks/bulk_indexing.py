@@ -1,0 +1,156 @@
+"""Indexing in bulk: its throughput beside the bare backbone's, and what it costs as the corpus grows.
+
+    LMINDEXER_DATA=... python benchmarks/bulk_indexing.py throughput --encoder all-MiniLM-L6-v2/
+    LMINDEXER_DATA=... python benchmarks/bulk_indexing.py scaling --sizes 1000 10000 100000 1000000
+
+`throughput` reads files, tokenises, assigns codes and writes parts, and interleaves that with the backbone's encoder
+alone on the same batches as ready tensors. `scaling` indexes corpora of each size with a tiny model, each in a process
+of its own, and fits time, memory and bytes; texts are drawn from the data sets.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, T5Config
+from transformers.utils import logging
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from data import CorpusArguments, load_corpus, train_tokenizer
+from data.shapes import MODEL_SIZES
+from data.shards import ShardFile
+
+from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
+from modeling_lmindexer.backbones import encode_text
+from modeling_lmindexer.document_ids import IDS_NAME
+from modeling_lmindexer.prefix_file import PREFIX_TREE_NAME
+from trainers.bulk_assignment import BulkAssigner
+from trainers.bulk_indexing import Leftovers, ShardShare, assign_parts, index_corpus
+from trainers.corpus_parts import PARTS_NAME, PartsFolder
+from trainers.report import format_table
+
+CORPORA = ("amazon_beauty_2014/items.jsonl.gz", "amazon_scientific_2018/items.jsonl.gz")
+T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8, "num_layers": 6, "num_decoder_layers": 6}
+CODES = {"codebook_sizes": [128, 128, 128], "num_disambiguation_codes": 64}
+
+
+def real_texts(data: Path) -> list[str]:
+    """Texts of the data sets."""
+    return [
+        text
+        for name in CORPORA
+        for text in load_corpus(CorpusArguments(train_file=str(data / name), drop_empty_texts=True))["text"]
+    ]
+
+
+def write_shards(folder: Path, texts: list[str], size: int, shard_size: int) -> list[ShardFile]:
+    """So many documents, drawn from texts, in files of `shard_size`."""
+    random = np.random.default_rng(size)
+    for number, start in enumerate(range(0, size, shard_size)):
+        rows = random.integers(len(texts), size=min(shard_size, size - start))
+        with open(folder / f"{number:05d}.jsonl", "w") as file:
+            for place, row in enumerate(rows.tolist(), start=start):
+                # A word of its own, so that no text is there twice.
+                file.write(json.dumps({"id": f"item-{place}", "text": f"{texts[row]} no{place}"}) + "\n")
+    return [ShardFile(path, "id") for path in sorted(folder.glob("*.jsonl"))]
+
+
+def indexer(name: str, encoder: str | None, texts: list[str], max_length: int):
+    """A random indexer of a shape, or on a checkpoint, and a tokenizer."""
+    torch.manual_seed(0)
+    if encoder:
+        model = LMIndexerForSemanticID.from_backbone(encoder, **CODES, max_source_length=max_length)
+        tokenizer = AutoTokenizer.from_pretrained(encoder)
+    else:
+        tokenizer = train_tokenizer(texts[:5000], 6000)
+        shape = T5_SMALL if name == "T5-small" else MODEL_SIZES["tiny"]
+        backbone = T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **shape)
+        config = LMIndexerConfig(backbone_config=backbone, **CODES, max_source_length=max_length)
+        model = LMIndexerForSemanticID(config)
+    with torch.no_grad():  # what starts at zero would make a random model's decoder idle
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.02)
+    model.drop_reconstructor()
+    return model.eval(), tokenizer
+
+
+def measure_throughput(name: str, model, tokenizer, texts: list[str], options) -> list:
+    """A row of the table: seconds of both, and the ratio of their rates, round by round."""
+    assigner = BulkAssigner(model, tokenizer, options.tokens_per_batch)
+    ratios, whole, bare = [], [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        shards = write_shards(folder, texts, options.documents, options.documents)
+        written = [json.loads(line)["text"] for line in open(shards[0].path)]
+        tokens = assigner.tokenize(written)
+        batches = [(ids, mask) for _, ids, mask in assigner.batches(tokens)]
+        for number in range(options.rounds + 1):
+            parts = PartsFolder(folder / f"out{number}" / PARTS_NAME, {}, options.documents // 4)
+            parts.root.mkdir(parents=True)
+            began = time.perf_counter()
+            with torch.inference_mode():
+                for ids, mask in batches:
+                    encode_text(model.get_encoder(), ids, mask, None)
+            middle = time.perf_counter()
+            assign_parts(shards, assigner, parts, ShardShare(), parts.root)
+            end = time.perf_counter()
+            if number:  # the first round warms up
+                bare.append(middle - began)
+                whole.append(end - middle)
+                ratios.append(bare[-1] / whole[-1])
+    return [
+        name, sum(map(len, tokens)) / len(tokens), statistics.median(bare), statistics.median(whole),
+        options.documents / statistics.median(whole), statistics.median(ratios), min(ratios),
+    ]  # fmt: skip
+
+
+def throughput(options) -> None:
+    """Prints the table of throughputs."""
+    texts = real_texts(options.data)
+    names = {"MiniLM-L6": options.encoder} if options.encoder else {}
+    rows = []
+    for name in names | {"T5-small": None, "tiny T5": None}:
+        model, tokenizer = indexer(name, names.get(name), texts, options.max_length)
+        rows.append(measure_throughput(name, model, tokenizer, texts, options))
+    header = ["model", "tokens per text", "encoder alone s", "indexing s", "documents/s", "ratio", "least ratio"]
+    print(format_table(header, rows))
+    print(f"\n{options.documents:,} documents, {torch.get_num_threads()} threads, {machine()}")
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}"
+
+
+def main() -> None:
+    """Parses the arguments and runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(required=True)
+    own = kinds.add_parser("throughput")
+    own.set_defaults(run=throughput)
+    own.add_argument("--encoder", help="folder or Hub repository of a sentence encoder")
+    own.add_argument("--documents", type=int, default=2000)
+    own.add_argument("--rounds", type=int, default=5)
+    own.add_argument("--max_length", type=int, default=128)
+    own.add_argument("--tokens_per_batch", type=int, default=8192)
+    options = parser.parse_args()
+    options.data = Path(os.environ["LMINDEXER_DATA"])
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
