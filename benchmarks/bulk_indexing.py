@@ -40,18 +40,21 @@ from trainers.bulk_indexing import Leftovers, ShardShare, assign_parts, index_co
 from trainers.corpus_parts import PARTS_NAME, PartsFolder
 from trainers.report import format_table
 
-CORPORA = ("amazon_beauty_2014/items.jsonl.gz", "amazon_scientific_2018/items.jsonl.gz")
+CORPORA = {  # files and columns of ids: items are short, abstracts fill what a model reads
+    "items": [("amazon_beauty_2014/items.jsonl.gz", "id"), ("amazon_scientific_2018/items.jsonl.gz", "id")],
+    "abstracts": [("nfcorpus/corpus.jsonl.gz", "_id")],
+}
 T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8, "num_layers": 6, "num_decoder_layers": 6}
 CODES = {"codebook_sizes": [128, 128, 128], "num_disambiguation_codes": 64}
 
 
-def real_texts(data: Path) -> list[str]:
+def real_texts(data: Path, corpus: str) -> list[str]:
     """Texts of the data sets."""
-    return [
-        text
-        for name in CORPORA
-        for text in load_corpus(CorpusArguments(train_file=str(data / name), drop_empty_texts=True))["text"]
-    ]
+    texts: list[str] = []
+    for name, column in CORPORA[corpus]:
+        arguments = CorpusArguments(train_file=str(data / name), id_column=column, drop_empty_texts=True)
+        texts += load_corpus(arguments)["text"]
+    return texts
 
 
 def write_shards(folder: Path, texts: list[str], size: int, shard_size: int) -> list[ShardFile]:
@@ -86,18 +89,24 @@ def indexer(name: str, encoder: str | None, texts: list[str], max_length: int):
     return model.eval(), tokenizer
 
 
+def ready_batches(assigner: BulkAssigner, texts: list[str], size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Token ids and masks of the batches of parts of `size`."""
+    parts = [assigner.tokenize(texts[start : start + size]) for start in range(0, len(texts), size)]
+    return [(ids, mask) for tokens in parts for _, ids, mask in assigner.batches(tokens)]
+
+
 def measure_throughput(name: str, model, tokenizer, texts: list[str], options) -> list:
     """A row of the table: seconds of both, and the ratio of their rates, round by round."""
+    size = -(-options.documents // options.parts)
     assigner = BulkAssigner(model, tokenizer, options.tokens_per_batch)
     ratios, whole, bare = [], [], []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         shards = write_shards(folder, texts, options.documents, options.documents)
-        written = [json.loads(line)["text"] for line in open(shards[0].path)]
-        tokens = assigner.tokenize(written)
-        batches = [(ids, mask) for _, ids, mask in assigner.batches(tokens)]
+        written = [text for part in shards[0].parts(size, lambda _: True) for text in part.texts]
+        batches = ready_batches(assigner, written, size)
         for number in range(options.rounds + 1):
-            parts = PartsFolder(folder / f"out{number}" / PARTS_NAME, {}, options.documents // 4)
+            parts = PartsFolder(folder / f"out{number}" / PARTS_NAME, {}, size)
             parts.root.mkdir(parents=True)
             began = time.perf_counter()
             with torch.inference_mode():
@@ -111,14 +120,14 @@ def measure_throughput(name: str, model, tokenizer, texts: list[str], options) -
                 whole.append(end - middle)
                 ratios.append(bare[-1] / whole[-1])
     return [
-        name, sum(map(len, tokens)) / len(tokens), statistics.median(bare), statistics.median(whole),
+        name, sum(int(mask.sum()) for _, mask in batches) / options.documents, statistics.median(bare), statistics.median(whole),
         options.documents / statistics.median(whole), statistics.median(ratios), min(ratios),
     ]  # fmt: skip
 
 
 def throughput(options) -> None:
     """Prints the table of throughputs."""
-    texts = real_texts(options.data)
+    texts = real_texts(options.data, options.corpus)
     names = {"MiniLM-L6": options.encoder} if options.encoder else {}
     rows = []
     for name in names | {"T5-small": None, "tiny T5": None}:
@@ -126,7 +135,7 @@ def throughput(options) -> None:
         rows.append(measure_throughput(name, model, tokenizer, texts, options))
     header = ["model", "tokens per text", "encoder alone s", "indexing s", "documents/s", "ratio", "least ratio"]
     print(format_table(header, rows))
-    print(f"\n{options.documents:,} documents, {torch.get_num_threads()} threads, {machine()}")
+    print(f"\n{options.documents:,} {options.corpus}, {torch.get_num_threads()} threads, {machine()}")
 
 
 def machine() -> str:
@@ -142,9 +151,11 @@ def main() -> None:
     own.set_defaults(run=throughput)
     own.add_argument("--encoder", help="folder or Hub repository of a sentence encoder")
     own.add_argument("--documents", type=int, default=2000)
+    own.add_argument("--parts", type=int, default=8, help="so many, the first of which is tokenised before all else")
+    own.add_argument("--corpus", choices=list(CORPORA), default="abstracts")
     own.add_argument("--rounds", type=int, default=5)
     own.add_argument("--max_length", type=int, default=128)
-    own.add_argument("--tokens_per_batch", type=int, default=8192)
+    own.add_argument("--tokens_per_batch", type=int, default=4096)
     options = parser.parse_args()
     options.data = Path(os.environ["LMINDEXER_DATA"])
     logging.set_verbosity_error()

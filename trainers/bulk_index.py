@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from .external_sort import ExternalSort, read_batches
 from .tree_stream import TreeStream
 
 _ROWS = 2**14  # at a time
+_ROW_GROUP = 2**16  # rows of the table, whatever the budget: files are the same
 _NAMED = 5  # repeated ids in a message
 
 
@@ -205,9 +206,22 @@ def write_table(path: Path, file: Path, schema: pa.Schema, position_sizes: list[
     schema = schema.append(pa.field("semantic_id", pa.string()))
     schema = schema.with_metadata({name: json.dumps(value) for name, value in shape.items()})
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for batch in read_batches(file):
-            texts = ["".join(f"<{code}>" for code in codes) for codes in batch["codes"].to_pylist()]
-            writer.write_batch(pa.record_batch([*batch.columns, pa.array(texts)], schema=schema))
+        for table in equal_tables(read_batches(file), _ROW_GROUP):
+            texts = ["".join(f"<{code}>" for code in codes) for codes in table["codes"].to_pylist()]
+            writer.write_table(pa.table([*table.columns, pa.array(texts, pa.string())], schema=schema))
+
+
+def equal_tables(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """The rows of batches in tables of so many, the last one of what is left."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        while sum(map(len, waiting)) >= rows:
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, rows)
+            waiting = table.slice(rows).to_batches()
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def load_with_room(name_or_path: str | Path, room: int) -> tuple[LMIndexerForSemanticID, AutoTokenizer, str]:

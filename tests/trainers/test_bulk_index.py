@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_training import tiny_indexer, tiny_tokenizer
 
 from modeling_lmindexer import LMIndexerForSemanticID, PrefixTree, SemanticIndex
-from trainers.bulk_index import PartRows, UnusableShardsError, build_bulk_index, load_with_room
+from trainers.bulk_index import PartRows, UnusableShardsError, build_bulk_index, equal_tables, load_with_room
 from trainers.corpus_parts import Part, PartsFolder, Records, SourceState
 
 
@@ -110,6 +111,11 @@ def test_ids_of_two_kinds_and_no_documents(tmp_path):
     parts = written_parts(tmp_path / "b", [([], codes[:0])], 2)
     with pytest.raises(UnusableShardsError, match="hold no documents"):
         built(tmp_path / "b", parts, tiny_indexer(), 1)
+
+
+def test_tables_of_one_size():
+    batches = [pa.record_batch({"a": list(range(start, stop))}) for start, stop in ((0, 2), (2, 9), (9, 10))]
+    assert [table["a"].to_pylist() for table in equal_tables(batches, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 @pytest.mark.parametrize("had", [0, 4, 16])
