@@ -9,7 +9,6 @@ of its own, and fits time, memory and bytes; texts are drawn from the data sets.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import platform
@@ -21,6 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from transformers import AutoTokenizer, T5Config
@@ -120,8 +123,8 @@ def measure_throughput(name: str, model, tokenizer, texts: list[str], options) -
                 whole.append(end - middle)
                 ratios.append(bare[-1] / whole[-1])
     return [
-        name, sum(int(mask.sum()) for _, mask in batches) / options.documents, statistics.median(bare), statistics.median(whole),
-        options.documents / statistics.median(whole), statistics.median(ratios), min(ratios),
+        name, sum(int(mask.sum()) for _, mask in batches) / options.documents, statistics.median(bare),
+        statistics.median(whole), options.documents / statistics.median(whole), statistics.median(ratios), min(ratios),
     ]  # fmt: skip
 
 
@@ -138,6 +141,79 @@ def throughput(options) -> None:
     print(f"\n{options.documents:,} {options.corpus}, {torch.get_num_threads()} threads, {machine()}")
 
 
+def index_once(options) -> None:
+    """Indexes a folder of files in this process, and prints what that took, as JSON."""
+    folder = options.folder
+    assigner = BulkAssigner.from_pretrained(folder / "model", tokens_per_batch=options.tokens_per_batch)
+    shards = [ShardFile(path, "id") for path in sorted(folder.glob("*.jsonl"))]
+    parts = PartsFolder(folder / "out" / PARTS_NAME, {}, options.records_per_part)
+    began = time.perf_counter()
+    memory = int(options.memory_gb * 1e9)
+    result = index_corpus(
+        folder / "model", shards, parts, assigner, memory, ShardShare(), Leftovers(), say=lambda _: None
+    )
+    whole = time.perf_counter() - began
+    sizes = {name: (folder / "out" / name).stat().st_size for name in (PREFIX_TREE_NAME, IDS_NAME)}
+    found = {
+        "documents": result.index.documents, "codes s": result.seconds, "index s": whole - result.seconds,
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "tree bytes": sizes[PREFIX_TREE_NAME], "table bytes": sizes[IDS_NAME],
+    }  # fmt: skip
+    print(json.dumps(found))
+
+
+def scaling(options) -> None:
+    """Prints the table of sizes and the slopes, and draws them."""
+    texts, rows = real_texts(options.data, "items"), []
+    model, tokenizer = indexer("tiny T5", None, texts, options.max_length)
+    for size in options.sizes:
+        with tempfile.TemporaryDirectory(dir=options.work_dir) as temporary:
+            folder = Path(temporary)
+            model.save_pretrained(folder / "model")
+            tokenizer.save_pretrained(folder / "model")
+            write_shards(folder, texts, size, 50_000)
+            command = [sys.executable, __file__, "once", "--folder", temporary]
+            for name in ("tokens_per_batch", "records_per_part", "memory_gb"):
+                command += [f"--{name}", str(getattr(options, name))]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(rows[-1], file=sys.stderr, flush=True)
+    names = list(rows[0])
+    print(format_table(names, [[row[name] for name in names] for row in rows]))
+    if len(rows) > 1:
+        slopes = {name: slope(rows, name) for name in names[1:]}
+        print("\nslopes, log against log: " + ", ".join(f"{name} {value:.2f}" for name, value in slopes.items()))
+        draw(rows, slopes, options.figure)
+    print(f"\n{torch.get_num_threads()} threads, {options.memory_gb} GB to sort in, {machine()}")
+
+
+def slope(rows: list[dict], name: str) -> float:
+    """Of the line through the logarithms of size and cost; 1 is linear, 0 flat, and n log n a little above 1."""
+    sizes, values = (np.log([row[column] for row in rows]) for column in ("documents", name))
+    return float(np.polyfit(sizes, values, 1)[0])
+
+
+def draw(rows: list[dict], slopes: dict[str, float], path: Path) -> None:
+    """Time, memory and bytes against size."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    panels = {
+        "seconds": ["codes s", "index s"],
+        "peak memory, MB": ["peak MB"],
+        "bytes": ["tree bytes", "table bytes"],
+    }
+    sizes = [row["documents"] for row in rows]
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name in names:
+            axis.plot(sizes, [row[name] for row in rows], "o-", label=f"{name.split()[0]}: slope {slopes[name]:.2f}")
+        axis.set(xscale="log", yscale="log", xlabel="documents", title=title)
+        axis.legend()
+        axis.grid(alpha=0.3)
+    axes[1].set_ylim(bottom=min(row["peak MB"] for row in rows) / 3, top=max(row["peak MB"] for row in rows) * 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def machine() -> str:
     """What the figures were measured on."""
     return f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}"
@@ -147,17 +223,26 @@ def main() -> None:
     """Parses the arguments and runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(required=True)
-    own = kinds.add_parser("throughput")
-    own.set_defaults(run=throughput)
+    named = {"throughput": throughput, "scaling": scaling, "once": index_once}
+    own, grown, once = (kinds.add_parser(name) for name in named)
+    for kind, function in zip((own, grown, once), named.values(), strict=True):
+        kind.set_defaults(run=function)
+        kind.add_argument("--max_length", type=int, default=128)
+        kind.add_argument("--tokens_per_batch", type=int, default=4096)
     own.add_argument("--encoder", help="folder or Hub repository of a sentence encoder")
     own.add_argument("--documents", type=int, default=2000)
     own.add_argument("--parts", type=int, default=8, help="so many, the first of which is tokenised before all else")
     own.add_argument("--corpus", choices=list(CORPORA), default="abstracts")
     own.add_argument("--rounds", type=int, default=5)
-    own.add_argument("--max_length", type=int, default=128)
-    own.add_argument("--tokens_per_batch", type=int, default=4096)
+    grown.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
+    grown.add_argument("--figure", type=Path, default=Path("outputs/scaling.png"))
+    grown.add_argument("--work_dir", help="for the corpora and their folders")
+    once.add_argument("--folder", type=Path, required=True)
+    for kind in (grown, once):
+        kind.add_argument("--records_per_part", type=int, default=5000)
+        kind.add_argument("--memory_gb", type=float, default=0.02)
     options = parser.parse_args()
-    options.data = Path(os.environ["LMINDEXER_DATA"])
+    options.data = Path(os.environ.get("LMINDEXER_DATA", "data"))
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     options.run(options)

@@ -15,7 +15,16 @@ from modeling_lmindexer.folder import MANIFEST_NAME
 
 from .bulk_assignment import BulkAssigner, UnusableTextError, ahead
 from .bulk_index import BulkIndex, PartRows, UnusableShardsError, build_bulk_index, load_with_room
-from .corpus_parts import PARTS_NAME, PartsFolder, Records, Source, SourceState, is_complete, write_parts_manifest
+from .corpus_parts import (
+    PARTS_NAME,
+    Part,
+    PartsFolder,
+    Records,
+    Source,
+    SourceState,
+    is_complete,
+    write_parts_manifest,
+)
 from .file_lock import held
 from .model_folder import METRICS_NAME, whole_folder
 from .progress import progress_bar
@@ -172,20 +181,42 @@ def finish_index(
         target, work = folder.root.parent, folder.root / _WORK
         if (done := index_of(target, digest)) is not None:
             return done, "", len(parts)
-        for left in target.glob(".writing-*"):  # by a process that was killed
-            shutil.rmtree(left)
-        config = LMIndexerConfig.from_pretrained(name_or_path)
-        columns = [f"c{t}" for t in range(config.num_learned_positions)]
-        index = build_bulk_index(PartRows(parts, columns), config, memory, work, say)
-        model, tokenizer, note = load_with_room(name_or_path, index.largest_group)
-        figures = {
-            "documents": index.documents, "codebook_sizes": config.codebook_sizes, "parts": digest,
-            "distinct_prefixes": index.distinct_prefixes, "largest_group": index.largest_group,
-        }  # fmt: skip
-        with whole_folder(target, model, tokenizer, index, figures):
-            pass
-        shutil.rmtree(work)
+        index, note = write_indexed_folder(name_or_path, parts, digest, target, work, memory, say)
         return index, note, len(parts)
+
+
+def write_indexed_folder(
+    name_or_path: str | Path, parts: Sequence[Part], digest: str, target: Path, work: Path, memory: int,
+    say: Callable[[str], None],
+) -> tuple[BulkIndex, str]:  # fmt: skip
+    """Builds the index of parts, and writes it with the model that made them into a new model folder.
+
+    Args:
+        name_or_path: of the model.
+        parts: of the whole corpus.
+        digest: of the parts, by which the folder is known again.
+        target: the model folder.
+        work: a folder for files, removed at the end; on the same file system.
+        memory: bytes that sorting may take.
+        say: is told what begins.
+
+    Returns:
+        the index, and what was changed in the model for it.
+    """
+    for left in target.glob(".writing-*"):  # by a process that was killed
+        shutil.rmtree(left)
+    config = LMIndexerConfig.from_pretrained(name_or_path)
+    columns = [f"c{t}" for t in range(config.num_learned_positions)]
+    index = build_bulk_index(PartRows(parts, columns), config, memory, work, say)
+    model, tokenizer, note = load_with_room(name_or_path, index.largest_group)
+    figures = {
+        "documents": index.documents, "codebook_sizes": config.codebook_sizes, "parts": digest,
+        "distinct_prefixes": index.distinct_prefixes, "largest_group": index.largest_group,
+    }  # fmt: skip
+    with whole_folder(target, model, tokenizer, index, figures):
+        pass
+    shutil.rmtree(work)
+    return index, note
 
 
 def index_of(target: Path, digest: str) -> BulkIndex | None:

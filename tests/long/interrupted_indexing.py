@@ -1,4 +1,4 @@
-"""Kills indexing runs with SIGKILL at seeded moments, starts them again, and compares their folders with one left alone.
+"""Kills indexing runs with SIGKILL at seeded moments, starts them again, and compares what they write.
 
     python tests/long/interrupted_indexing.py --runs 20 --documents 100000
 
