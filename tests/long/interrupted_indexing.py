@@ -26,7 +26,7 @@ from tiny_training import tiny_corpus, tiny_indexer, tiny_tokenizer
 from modeling_lmindexer.folder import file_digest
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "index_documents.py"
-STEPS = ("parts", "looking for repeated ids", "sorting by codes", "writing table and tree", "at its end")
+STEPS = ("parts", "looking for repeated ids", "sorting by codes", "writing table and tree")
 
 
 def prepare(folder: Path, documents: int) -> None:
@@ -55,7 +55,7 @@ def progress(out: Path) -> tuple[int, int]:
     """Which step a run is in, and how many parts are done."""
     log = out.with_suffix(".log").read_text()
     step = max((number for number, name in enumerate(STEPS) if name in log), default=0)
-    return step, len(list(out.glob("parts/*/*.parquet")))
+    return step, len(list(out.glob("parts/[!.]*/*.parquet")))
 
 
 def kill(folder: Path, out: Path, part_size: int, step: int, parts: int, delay: float) -> str:
@@ -68,7 +68,7 @@ def kill(folder: Path, out: Path, part_size: int, step: int, parts: int, delay: 
     if process.wait() != -signal.SIGKILL:
         return "ended before"
     now = progress(out)
-    return f"in step {STEPS[now[0]]!r} with {now[1]} parts"
+    return f"at {STEPS[now[0]]!r}, {now[1]} parts written"
 
 
 def finish(folder: Path, out: Path, part_size: int) -> dict[str, str]:
@@ -84,13 +84,16 @@ def documents_of(out: Path) -> Counter:
     return Counter(pq.read_table(out / "semantic_ids.parquet", columns=["id"])["id"].to_pylist())
 
 
-def interrupt_and_compare(folder: Path, runs: int, documents: int, seed: int = 0, log=print) -> list[str]:
-    """Compares runs that are killed twice with one that is not.
+def interrupt_and_compare(
+    folder: Path, runs: int, documents: int, kills: int = 2, seed: int = 0, log=print
+) -> list[str]:
+    """Compares runs that are killed with one that is not.
 
     Args:
         folder: for all files.
         runs: how many; their kills take turns at the steps.
         documents: of the corpus.
+        kills: how often each is killed: among its parts and later, or once, in turns.
         seed: of the moments.
         log: called with a line per run.
 
@@ -106,7 +109,8 @@ def interrupt_and_compare(folder: Path, runs: int, documents: int, seed: int = 0
     for run in range(runs):
         generator, out, moments = random.Random(f"{seed} {run}"), folder / f"run{run}", []
         out.mkdir()
-        for step in (0, 1 + run % (len(STEPS) - 2)):
+        steps = (0, 1 + run % (len(STEPS) - 1))
+        for step in steps if kills == 2 else steps[run % 2 :][:1]:
             parts = generator.randrange(total) if step == 0 else 0
             delay = generator.uniform(0, 0.1) * max(1, documents / 100_000)
             moments.append(kill(folder, out, part_size, step, parts, delay))
@@ -126,13 +130,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--documents", type=int, default=100_000)
+    parser.add_argument("--kills", type=int, default=2, choices=[1, 2], help="how often each run is killed")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.time()
     with tempfile.TemporaryDirectory() as folder:
         failures = interrupt_and_compare(
-            Path(folder), options.runs, options.documents, options.seed, lambda line: print(line, flush=True)
-        )
+            Path(folder), options.runs, options.documents, options.kills, options.seed,
+            lambda line: print(line, flush=True),
+        )  # fmt: skip
     same = options.runs - len(failures)
     print(
         f"{same} of {options.runs} runs of {options.documents:,} documents ended the same, {time.time() - began:.0f} s"
