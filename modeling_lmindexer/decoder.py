@@ -7,6 +7,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_lmindexer import LMIndexerConfig
+from .folded_attention import can_fold, folded_attention
 from .shared_attention import fold_beams
 
 
@@ -63,8 +64,12 @@ class CrossAttention(nn.Module):
 
         Beams of a text may share its `source`, see [`fold_beams`].
         """
-        key, value = self.keys_and_values(source, cache)
         query = self.split(self.query(hidden))
+        if self.is_cross and len(source) == len(hidden) and can_fold(self.key, self.value, cache):
+            scale = query.shape[-1] ** -0.5
+            attended = folded_attention(query, source, mask, self.key, self.value, scale)
+            return self.output(attended.transpose(1, 2).reshape(hidden.shape))
+        key, value = self.keys_and_values(source, cache)
         shared = len(key) < len(query)
         if mask is not None and mask.shape[-1] < key.shape[2]:
             # A static cache is as long as it will ever be.

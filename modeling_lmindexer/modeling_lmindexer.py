@@ -22,7 +22,7 @@ from .outputs import LMIndexerOutput, ReconstructionOutput, SearchOutput
 from .prefix_tree import PrefixTree
 from .pretrained import LMIndexerPreTrainedModel, id_generation_config
 from .reconstructor import Reconstructor
-from .search import search_documents
+from .search import IDSteps, search_documents
 from .semantic_index import SemanticIndex
 
 logger = logging.get_logger(__name__)
@@ -348,9 +348,9 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         """
         states, attention_mask = self.read(input_ids, attention_mask, encoder_outputs=encoder_outputs)
         ids = self.shift_right(None, len(states), states.device)
+        steps = IDSteps(self, states, attention_mask, greedy=True)
         for t in range(self.config.num_learned_positions):
-            hidden = self.decode(ids, states, attention_mask)[0][:, -1]
-            codes = self.codebooks.logits(hidden, t).argmax(-1, keepdim=True)
+            codes = steps.logits(ids, is_known=t > 0).argmax(-1, keepdim=True)
             ids = torch.cat([ids, codes + self.config.position_offsets[t]], dim=1)
         return ids[:, 1:]
 

@@ -257,14 +257,18 @@ def build_arrays(rows: Tensor, lengths: Tensor | None, documents: Tensor | None 
     return PrefixArrays(levels, leaf_starts, documents, count)
 
 
+def packed_type(low: int, high: int) -> tuple[int, np.dtype]:
+    """What is taken off codes from `low` to `high`, and the smallest type that then holds them."""
+    span = high - low + 1
+    if span <= 2**16:
+        return (low if span <= 2**15 else low + 2**15), np.dtype(np.int16)
+    return low, np.dtype(np.int32 if span <= INT32_MAX else np.int64)
+
+
 def _packed_level(codes: np.ndarray, starts: np.ndarray, parents: int) -> Level:
     """A level from the codes `(children,)` and the first child of every parent `(parents,)`."""
     low, high = int(codes.min()), int(codes.max())
-    span = high - low + 1
-    if span <= 2**16:
-        offset, dtype = (low if span <= 2**15 else low + 2**15), np.int16
-    else:
-        offset, dtype = low, np.int32 if span <= INT32_MAX else np.int64
+    offset, dtype = packed_type(low, high)
     padded = np.empty(parents + 2, dtype=np.int32)
     padded[0], padded[1:-1], padded[-1] = 0, starts, len(codes)
     counts = padded[2:] - padded[1:-1]

@@ -21,13 +21,18 @@ RANGES = ("document_starts", "document_ends", "own_ends")
 def write_prefix_tree(folder: str | os.PathLike, arrays: PrefixArrays, num_documents: int) -> None:
     """Writes the arrays into `folder`, and lists the file in the folder's manifest if there is one."""
     folder = Path(folder)
-    metadata = {"format": FORMAT_NAME, "version": str(FORMAT_VERSION), "num_documents": str(num_documents)}
-    metadata |= {f"offset.{position}": str(level.offset) for position, level in enumerate(arrays.levels)}
+    metadata = tree_metadata([level.offset for level in arrays.levels], num_documents)
     with atomic_path(folder / PREFIX_TREE_NAME) as temporary:
         tensors = {name: array.cpu().contiguous() for name, array in arrays.tensors().items()}
         save_file(tensors, temporary, metadata=metadata)
     if (folder / MANIFEST_NAME).exists():
         update_manifest(folder, [PREFIX_TREE_NAME])
+
+
+def tree_metadata(offsets: list[int], num_documents: int) -> dict[str, str]:
+    """What the file says beside its arrays: what was taken off the codes of each position, and the documents."""
+    metadata = {"format": FORMAT_NAME, "version": str(FORMAT_VERSION), "num_documents": str(num_documents)}
+    return metadata | {f"offset.{position}": str(offset) for position, offset in enumerate(offsets)}
 
 
 def read_prefix_tree(name_or_path: str | os.PathLike, memory_map: bool, **hub_kwargs) -> tuple[PrefixArrays, int]:

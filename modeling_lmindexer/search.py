@@ -7,6 +7,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from .backbones import backbone_kind
 from .beam_search import beam_search
 from .document_vectors import first_states
+from .folded_attention import FoldedCache
 from .outputs import SearchOutput
 from .prefix_tree import PrefixTree
 from .shared_attention import SharedStates
@@ -21,28 +22,33 @@ class IDSteps:
         model: an [`LMIndexerForSemanticID`].
         states: of the encoder, `(texts, tokens, hidden)`.
         mask: `(texts, tokens)`.
+        greedy: texts have one beam each, as in [`LMIndexerForSemanticID.assign`].
     """
 
-    def __init__(self, model, states: Tensor, mask: Tensor):
+    def __init__(self, model, states: Tensor, mask: Tensor, greedy: bool = False):
         self.kind, self.model = backbone_kind(model.config), model
         self.offsets = model.config.position_offsets
         self.decoder, shares = self.kind.searcher(model)
         self.shared = SharedStates(states, mask, shares)
         self.pooled = self.kind.pooled(model.config, states, mask)
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self.cache = (FoldedCache if greedy else EncoderDecoderCache)(DynamicCache(), DynamicCache())
 
     def __call__(self, ids: LongTensor, parents: LongTensor | None) -> Tensor:
         """Log-probabilities `(rows, codes)` of what follows `ids` `(rows, 1 + level)`; see [`beam_search`]."""
-        level, pooled, codebooks = ids.shape[1] - 1, self.pooled, self.model.codebooks
         if parents is not None:
             self.cache.self_attention_cache.reorder_cache(parents)
+        return self.logits(ids, parents is not None).float().log_softmax(-1)
+
+    def logits(self, ids: LongTensor, is_known: bool) -> Tensor:
+        """Logits `(rows, codes)` of what follows `ids` `(rows, 1 + level)`; all but the last may be in the cache."""
+        level, pooled, codebooks = ids.shape[1] - 1, self.pooled, self.model.codebooks
         states, mask = self.shared.of_rows(len(ids), self.cache)
-        first = level - 1 if parents is not None and pooled is None else 0  # the prefix is in the cache
+        first = level - 1 if is_known and pooled is None else 0
         codes = codebooks.lookup(ids[:, 1 + first :], first)
         if pooled is not None and len(pooled) != len(ids):
             pooled = pooled.repeat_interleave(len(ids) // len(pooled), dim=0, output_size=len(ids))
         hidden, _ = self.kind.decode(self.model, codes, states, mask, self.cache, True, pooled, self.decoder)
-        return codebooks.logits(hidden[:, -1], level).float().log_softmax(-1)
+        return codebooks.logits(hidden[:, -1], level)
 
     def columns(self, codes: LongTensor, level: int) -> LongTensor:
         """Columns of the log-probabilities that belong to the flat ids `codes`."""

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.models.mt5.modeling_mt5 import MT5DenseActDense, MT5DenseGatedActDense
 from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense, T5Stack
 
+from .folded_attention import can_fold, folded_attention
 from .packed_weights import T5_STACKS, has_hooks, linear_map
 from .shared_attention import SHARED_ATTENTION
 
@@ -118,6 +119,7 @@ class QuickAttention:
 
     def __init__(self, attention: nn.Module):
         self.heads, self.size = attention.n_heads, attention.key_value_proj_dim
+        self.maps = attention.k, attention.v
         self.q, self.k, self.v, self.o = map(linear_map, (attention.q, attention.k, attention.v, attention.o))
 
     def to_itself(self, states: Tensor, bias: Tensor, cache: EncoderDecoderCache, index: int) -> Tensor:
@@ -131,6 +133,9 @@ class QuickAttention:
     ) -> Tensor:
         """What attention to `source` `(texts, tokens, width)` makes of `states` `(rows, positions, width)`."""
         texts = len(source)
+        if can_fold(*self.maps, cache):
+            mixed = folded_attention(self.split(self.q(states), texts), source, mask, *self.maps, scale=1.0)
+            return self.merged(mixed, states)
         if not cache.is_updated.get(index):
             cache.cross_attention_cache.update(*(self.split(m(source), texts) for m in (self.k, self.v)), index)
             cache.is_updated[index] = True
@@ -145,6 +150,10 @@ class QuickAttention:
     def attended(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, states: Tensor) -> Tensor:
         """The mixed values, through the output's map, in the shape of `states`."""
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+        return self.merged(mixed, states)
+
+    def merged(self, mixed: Tensor, states: Tensor) -> Tensor:
+        """Mixed values `(rows, heads, k * positions, size)` through the output's map, in the shape of `states`."""
         return self.o(mixed.transpose(1, 2).reshape(*states.shape[:2], -1))
 
 

@@ -22,6 +22,8 @@ from .model_card import CardContent, write_card
 from .plots import save_plots
 from .semantic_id_trainer import SemanticIDTrainer
 
+METRICS_NAME = "metrics.json"
+
 
 def save_model_folder(trainer: SemanticIDTrainer, metrics: dict, card: CardContent) -> Path:
     """Writes model, tokenizer, index, tree, metrics, figures, card and manifest into the run's output folder.
@@ -51,7 +53,7 @@ def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterat
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         index.save_pretrained(folder)
-        write_json(folder / "metrics.json", finite(metrics))
+        write_json(folder / METRICS_NAME, finite(metrics))
         yield folder
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         update_manifest(folder, files)

@@ -41,13 +41,9 @@ class RunState:
             shutil.rmtree(deleted, ignore_errors=True)
         if self.settings_path.exists() and not go_on:
             found = read_object(self.settings_path)
-            names = sorted(n for n in found.keys() | settings.keys() if found.get(n) != settings.get(n))
-            if names:
-                differences = "; ".join(
-                    f"{n}: {shorten(found.get(n))} there, {shorten(settings.get(n))} now" for n in names
-                )
+            if different := differences(found, settings):
                 raise ExistingRunError(
-                    f"{self.root.parent} holds another run's state ({differences}). Set --start_over to delete it and "
+                    f"{self.root.parent} holds another run's state ({different}). Set --start_over to delete it and "
                     "begin, --go_on to continue it with the new settings, or choose another output_dir."
                 )
         write_json(self.settings_path, settings)
@@ -129,6 +125,12 @@ def sizes_of_files(folder: Path) -> dict[str, int]:
 def has_files(folder: Path, sizes: dict[str, int]) -> bool:
     """Whether a folder still has files of these sizes."""
     return sizes.items() <= sizes_of_files(folder).items()
+
+
+def differences(found: dict, now: dict) -> str:
+    """What differs between the settings that were `found` and those of `now`, for a message; "" if nothing does."""
+    names = sorted(name for name in found.keys() | now.keys() if found.get(name) != now.get(name))
+    return "; ".join(f"{name}: {shorten(found.get(name))} there, {shorten(now.get(name))} now" for name in names)
 
 
 def shorten(value) -> str:

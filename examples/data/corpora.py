@@ -164,14 +164,10 @@ def _documents(rows: Dataset, columns: _Columns) -> Dataset:
 def _document_batch(rows: list[dict], indices: list[int], columns: _Columns) -> dict[str, list]:
     documents: dict[str, list] = {"id": [], "is_number": [], "text": []}
     for index, row in zip(indices, rows, strict=True):
-        value = row.get(columns.id)
-        if not isinstance(value, int | str) or isinstance(value, bool) or not str(value).strip():
-            raise CorpusError(
-                f"Row {index + 1} has {columns.id}={value!r}; expected a whole number or text as the document's id."
-            )
-        documents["id"].append(str(value).strip())
-        documents["is_number"].append(_is_number(value, columns.ids_are_text))
-        documents["text"].append("\n".join(filter(None, (clean_text(row.get(name)) for name in columns.text))))
+        document, is_number = document_id(row, columns.id, columns.ids_are_text, f"Row {index + 1}")
+        documents["id"].append(document)
+        documents["is_number"].append(is_number)
+        documents["text"].append(document_text(row, columns.text))
     if columns.category:
         documents["category"] = [category_path(row.get(columns.category)) for row in rows]
     if columns.query:
@@ -179,6 +175,27 @@ def _document_batch(rows: list[dict], indices: list[int], columns: _Columns) -> 
     if columns.excluded:
         documents["excluded"] = [clean_text([row.get(name) for name in columns.excluded]) for row in rows]
     return documents
+
+
+def document_id(row: dict, column: str, may_be_text: bool, where: str) -> tuple[str, bool]:
+    """A row's id as text, and whether it is a whole number.
+
+    Args:
+        may_be_text: the source has no other type, so that a number is known by its look only.
+        where: the row stands, for a message.
+
+    Raises:
+        CorpusError: it has none.
+    """
+    value = row.get(column)
+    if not isinstance(value, int | str) or isinstance(value, bool) or not str(value).strip():
+        raise CorpusError(f"{where} has {column}={value!r}; expected a whole number or text as the document's id.")
+    return str(value).strip(), _is_number(value, may_be_text)
+
+
+def document_text(row: dict, columns: list[str]) -> str:
+    """A row's text: its columns, one per line, empty ones left out."""
+    return "\n".join(filter(None, (clean_text(row.get(name)) for name in columns)))
 
 
 def _is_number(value: int | str, may_be_text: bool) -> bool:

@@ -89,10 +89,10 @@ def decode_rows(batch: dict[str, list]) -> list[dict]:
 
 
 def _read_json(path: Path) -> tuple[Dataset, list[str]]:
-    with _open_text(path) as file:
+    with open_text(path) as file:
         is_list = file.read(1024).lstrip().startswith("[")
     if is_list:
-        with _open_text(path) as file:
+        with open_text(path) as file:
             rows = Dataset.from_dict({JSON: [json.dumps(row) for row in json.load(file)]})
     else:
         features = Features({JSON: Value("string")})
@@ -130,7 +130,8 @@ def _read_parquet(path: Path) -> tuple[Dataset, list[str]]:
     return rows, rows.column_names
 
 
-def _open_text(path: Path) -> IO[str]:
+def open_text(path: Path) -> IO[str]:
+    """A text file, compressed or not, without its byte order mark."""
     return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig")
 
 

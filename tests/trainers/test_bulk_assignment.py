@@ -1,0 +1,78 @@
+"""Codes of many texts are those of `model.assign`, whatever stands beside a text."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import WORDS, tiny_corpus, tiny_indexer, tiny_tokenizer
+
+from trainers.bulk_assignment import BulkAssigner, UnusableTextError, ahead
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return list(tiny_corpus(3)["text"])
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert"])
+@pytest.mark.parametrize("tokens_per_batch", [1, 40, 8192])
+def test_codes_are_those_of_assign(kind, tokens_per_batch, texts):
+    model, tokenizer = tiny_indexer(kind).eval(), tiny_tokenizer()
+    assigner = BulkAssigner(model, tokenizer, tokens_per_batch)
+    codes = assigner.assign(assigner.tokenize(texts))
+    for text, row in zip(texts, codes, strict=True):
+        assert (model.assign(**tokenizer(text, return_tensors="pt"))[0].numpy() - [1, 7]).tolist() == row.tolist()
+    mapped = assigner({"id": np.arange(len(texts)), "text": np.array(texts, dtype=object)})
+    assert np.array_equal(np.column_stack([mapped["c0"], mapped["c1"]]), codes) and list(mapped) == ["id", "c0", "c1"]
+
+
+def test_batches_keep_to_the_budget_and_hold_every_text(texts):
+    assigner = BulkAssigner(tiny_indexer(), tiny_tokenizer(), 60)
+    tokens, seen, longest = assigner.tokenize(texts), [], 99
+    for rows, input_ids, mask in assigner.batches(tokens):
+        assert input_ids.numel() <= 60 and input_ids.shape[1] <= longest
+        longest = input_ids.shape[1]
+        for row, ids, own in zip(rows, input_ids, mask, strict=True):
+            assert ids[own.bool()].tolist() == tokens[row].tolist()
+            seen.append(row)
+    assert sorted(seen) == list(range(len(texts)))
+
+
+def test_long_texts_are_cut_as_in_training():
+    assigner = BulkAssigner(tiny_indexer(max_source_length=8), tiny_tokenizer())
+    assert assigner.tokenize([" ".join(WORDS[:20])])[0].tolist() == [*range(3, 10), 2]
+
+
+def test_a_text_without_words():
+    with pytest.raises(UnusableTextError) as error:
+        BulkAssigner(tiny_indexer(), tiny_tokenizer()).tokenize([WORDS[0]] * 1500 + ["   ", WORDS[1]])
+    assert error.value.row == 1500
+
+
+def test_bfloat16(tmp_path, texts):
+    tiny_indexer().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assigner = BulkAssigner.from_pretrained(tmp_path, bf16=True)
+    assert assigner.model.dtype == torch.bfloat16
+    codes = assigner.assign(assigner.tokenize(texts))
+    assert codes.min() >= 0 and (codes.max(0) < [6, 4]).all()
+
+
+def test_no_indexer(tmp_path):
+    tiny_indexer("bert").config.backbone_config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a bert, expected an indexer"):
+        BulkAssigner.from_pretrained(tmp_path)
+
+
+def test_ahead_passes_items_and_errors_on():
+    def items():
+        yield from range(3)
+        raise KeyError("x")
+
+    found = []
+    with pytest.raises(KeyError):
+        for item in ahead(items()):
+            found.append(item)
+    assert found == [0, 1, 2]
+    endless = ahead(iter(int, 1))
+    assert next(endless) == 0
+    endless.close()  # and the thread ends, or this waits for ever
