@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from modeling_lmindexer.folder import MANIFEST_NAME, update_manifest, write_json
+from modeling_lmindexer.folder import MANIFEST_NAME, finish_update, update_manifest, write_json
 
 from .model_card import CardContent, write_card
 from .plots import save_plots
@@ -49,6 +49,7 @@ def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterat
         yield folder
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         update_manifest(folder, files)
+        finish_update(target)  # of an earlier index, or it would come over this one
         (target / MANIFEST_NAME).unlink(missing_ok=True)
         for file in [file for file in files if file != MANIFEST_NAME] + [MANIFEST_NAME]:
             (target / file).parent.mkdir(parents=True, exist_ok=True)

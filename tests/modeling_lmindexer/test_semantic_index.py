@@ -11,8 +11,9 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from modeling_lmindexer import CorruptedFolderError, PrefixTree, SemanticIndex
 from modeling_lmindexer.folder import MANIFEST_NAME, read_manifest, update_manifest
+from modeling_lmindexer.document_ids import IDS_NAME
+from modeling_lmindexer.index_changes import CHANGES_NAME
 from modeling_lmindexer.index_rules import number_in_group
-from modeling_lmindexer.semantic_index import IDS_NAME
 
 quick = settings(max_examples=60, deadline=None, database=None)
 SIZES = [4, 5, 3]
@@ -195,7 +196,7 @@ def test_the_manifest_follows_the_index(tmp_path):
     index.remove(["a"])
     index.save_pretrained(tmp_path)
     after = read_manifest(tmp_path / MANIFEST_NAME)["files"]
-    assert before.keys() == after.keys() and before[IDS_NAME] != after[IDS_NAME]
+    assert after.keys() == {*before, CHANGES_NAME} and before[IDS_NAME] != after[IDS_NAME]
     assert SemanticIndex.from_pretrained(tmp_path).document_ids == ["b", "c", "d"]
     assert len(PrefixTree.from_pretrained(tmp_path)) == 3
 
