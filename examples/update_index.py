@@ -8,7 +8,8 @@
     python examples/update_index.py outputs/items --changes 3
 
 Changes are made in the order remove, update, add, merge, and saved once, all of them or none; each is a version.
-`--verify` looks at the folder after that, and exits with status 1 where something is wrong.
+`--drift` looks at the index before that, `--changes` and `--verify` after it. `--verify` exits with status 1 where
+something is wrong.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from pathlib import Path
 from data import CorpusArguments, CorpusError, load_corpus
 
 from modeling_lmindexer import SemanticIndex
-from modeling_lmindexer.folder import replaced_together
 from modeling_lmindexer.index_check import check_folder
+from trainers.new_documents import ids_like, make_room, sample_of, save_with_model, with_ids_like
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -45,42 +46,32 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def documents_of(arguments: argparse.Namespace, file: str, index: SemanticIndex):
-    """The documents of a file; ids are text where those of the index are."""
-    corpus = load_corpus(
-        CorpusArguments(train_file=file, id_column=arguments.id_column, text_columns=arguments.text_columns)
-    )
-    return [{"id": known_id(row["id"], index), "text": row["text"]} for row in corpus]
-
-
-def known_id(value: int | str, index: SemanticIndex) -> int | str:
-    """The id as the index has ids: a file of numbers may be of text."""
-    kind = type(index.document_ids[0])
-    try:
-        return kind(value)
-    except ValueError:
-        raise CorpusError(f"{value!r} is no id like those of the index, which are whole numbers.") from None
+def documents_of(arguments: argparse.Namespace, file: str | None) -> list[dict] | None:
+    """The documents of a file, if one is given."""
+    if file is None:
+        return None
+    names = {"id_column": arguments.id_column, "text_columns": arguments.text_columns}
+    corpus = load_corpus(CorpusArguments(train_file=file, **names))
+    return [{"id": row["id"], "text": row["text"]} for row in corpus]
 
 
 def change(arguments: argparse.Namespace, index: SemanticIndex) -> None:
     """Makes all changes that were asked for, and says what each did."""
     if arguments.room is not None:
-        model, _ = index.load_model()
-        model.resize_disambiguation(arguments.room)
-        index.resize_disambiguation(arguments.room)
+        make_room(index, arguments.room)
         print(f"the last position has room for {arguments.room:,} codes")
     if arguments.remove:
-        lines = Path(arguments.remove).read_text(encoding="utf-8").splitlines()
-        gone = [known_id(line.strip(), index) for line in lines if line.strip()]
-        index.remove(gone)
-        print(f"removed {len(set(gone)):,} documents")
+        count, lines = len(index), Path(arguments.remove).read_text(encoding="utf-8").splitlines()
+        index.remove(ids_like(index, [line.strip() for line in lines if line.strip()]))
+        print(f"removed {count - len(index):,} documents")
     if arguments.update:
-        documents = documents_of(arguments, arguments.update, index)
+        documents = with_ids_like(index, documents_of(arguments, arguments.update))
         before = index.sequences_of([document["id"] for document in documents])
         moved = int((index.update(documents, arguments.batch_size) != before).any(1).sum())
         print(f"updated {len(documents):,} documents, {moved:,} with another ID")
     if arguments.add:
-        print(f"added {len(index.add(documents_of(arguments, arguments.add, index), arguments.batch_size)):,} documents")
+        documents = with_ids_like(index, documents_of(arguments, arguments.add))
+        print(f"added {len(index.add(documents, arguments.batch_size)):,} documents")
     if arguments.merge:
         count = len(index)
         renumbered = index.merge(SemanticIndex.from_pretrained(arguments.merge), arguments.on_conflict)
@@ -89,30 +80,47 @@ def change(arguments: argparse.Namespace, index: SemanticIndex) -> None:
             print(f"  {document}: {there} is {here} here")
 
 
-def save(index: SemanticIndex, folder: str) -> None:
-    """The index, and a model whose last position has grown, get their names together."""
-    room, config = index.position_sizes[-1], index.load_model()[0].config
-    with replaced_together(folder) as new:
-        if index.has_disambiguation and room > config.num_disambiguation_codes:
-            index.model.resize_disambiguation(room)
-        if index.model.config.num_disambiguation_codes != saved_room(folder):
-            index.model.save_pretrained(new)
-        index.save_pretrained(new)
+def compare(arguments: argparse.Namespace, index: SemanticIndex) -> None:
+    """Prints how far documents are from those of the index."""
+    known = documents_of(arguments, arguments.train_file)
+    reference = None if known is None else sample_of(index, known, arguments.sample, arguments.seed)
+    new = documents_of(arguments, arguments.drift)
+    print(index.drift(new, reference, batch_size=arguments.batch_size, seed=arguments.seed))
+
+
+def look(arguments: argparse.Namespace) -> bool:
+    """Prints what was asked for; true where the folder is not whole."""
+    if arguments.changes is not None:
+        for row in SemanticIndex.from_pretrained(arguments.folder).changes(arguments.changes):
+            document = "" if row.document is None else f"  {row.document}"
+            print(f"{row.version:6}  {row.action:6}  {row.before or '-'} > {row.after or '-'}{document}")
+    if not arguments.verify:
+        return False
+    texts = documents_of(arguments, arguments.train_file)
+    report = check_folder(arguments.folder, texts, arguments.sample, arguments.seed, arguments.batch_size)
+    print(report)
+    return bool(report.problems)
 
 
 def main() -> None:
-    """Changes, then looks."""
+    """Compares, changes, then looks."""
     arguments = parse_arguments()
-    bad = False
+    changing = (arguments.remove, arguments.update, arguments.add, arguments.merge, arguments.room)
     try:
-        if any((arguments.remove, arguments.update, arguments.add, arguments.merge, arguments.room)):
+        if arguments.drift:
+            compare(arguments, SemanticIndex.from_pretrained(arguments.folder))
+        if any(changing):
             index = SemanticIndex.from_pretrained(arguments.folder)
             version = index.version
             change(arguments, index)
-            index.save_with_model(arguments.folder)
+            save_with_model(index, arguments.folder)
             print(f"{arguments.folder}: version {version} became {index.version}, {len(index):,} documents")
-        bad = look(arguments)
+        is_bad = look(arguments)
     except (CorpusError, KeyError, OSError, ValueError) as error:
         sys.exit(f"error: {error.args[0] if isinstance(error, KeyError) else error}")
-    if bad:
+    if is_bad:
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

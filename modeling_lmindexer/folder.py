@@ -57,7 +57,7 @@ def replaced_together(folder: str | os.PathLike, without: tuple[str, ...] = ()) 
 
     Args:
         folder: made when there is none. Its manifest, if it has one, lists the new files.
-        without: files of `folder` that the new ones leave no place for.
+        without: files of `folder` that go, unless they are among the new ones.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def replaced_together(folder: str | os.PathLike, without: tuple[str, ...] = ()) 
             _sync(path)
         os.rename(new, folder / UPDATE_NAME)
     finish_update(folder)
-    for name in without:
+    for name in set(without) - set(names):
         (folder / name).unlink(missing_ok=True)
 
 
