@@ -49,8 +49,9 @@ class Divergence:
 
     @property
     def is_large(self) -> bool:
-        """Whether it is above that of every draw, and above their mean by a tenth of a bit."""
-        return self.found > max(self.by_chance) and self.found - float(np.mean(self.by_chance)) > LEAST_BITS
+        """Whether it is above their mean by a tenth of a bit, and by three standard deviations of the draws."""
+        above = self.found - float(np.mean(self.by_chance))
+        return above > max(LEAST_BITS, STANDARD_ERRORS * float(np.std(self.by_chance)))
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def measure_drift(
     The advice is to retrain where at least one of these holds, each of which asks for an effect that matters and for
     more than chance:
 
-    1. at a learned position, the divergence is above that of every draw and above their mean by 0.1 bits;
+    1. at a learned position, the divergence is above the mean of the draws by 0.1 bits and 3 of their standard
+       deviations;
     2. the share of documents with learned codes that no document had is above chance by 0.2 and 3 standard errors;
     3. so is the share of documents that share their learned codes;
     4. the mean log-probability of the codes is below that of the reference by more than the standard deviation of the
