@@ -254,3 +254,11 @@ def test_many_changes_leave_a_folder_that_holds_together(tmp_path):
         check_table(checks[0], tmp_path), check_tree(checks[1], tmp_path, index)
         check_changes(checks[2], tmp_path, index)
         assert [check.problems for check in checks] == [[]] * 3 and index.version == step + 1
+
+
+def test_a_renumbered_document_takes_no_number_that_another_keeps():
+    index = SemanticIndex.from_codes(["a"], [[0, 0]], [4, 5, 3])
+    assert index.merge(SemanticIndex.from_codes(["x", "y"], [[0, 0]] * 2, [4, 5, 3])) == {
+        "x": ("<0><0><0>", "<0><0><2>")
+    }
+    assert ids_of(index) == {"a": (0, 0, 0), "x": (0, 0, 2), "y": (0, 0, 1)}
