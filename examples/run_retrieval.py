@@ -81,6 +81,7 @@ def load_start(arguments: StartArguments, texts: list[str], seed: int):
             )
         model = LMIndexerForSemanticID.from_pretrained(path, num_reconstructor_layers=0)
         index = SemanticIndex.from_pretrained(arguments.index or path)
+        model.config.codebook_fingerprint = index.codebook_fingerprint  # it learns these IDs, whatever it wrote before
         return model, AutoTokenizer.from_pretrained(path), index
     if not arguments.index:
         raise CorpusError("There are no IDs: give an indexer's folder as --model_name_or_path, or an --index.")

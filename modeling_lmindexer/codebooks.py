@@ -1,5 +1,7 @@
 """Codebooks: the code distribution (Eq. 2), the straight-through code (Eq. 6) and the flat id space of positions."""
 
+import hashlib
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -128,6 +130,17 @@ class Codebooks(nn.Module):
         """Code logits `(..., codes of this position)` of states `(..., hidden)` at `position`, counted from 0."""
         head = self.learned[position] if position < len(self.learned) else self.disambiguation
         return head.logits(hidden)
+
+    def fingerprint(self) -> str:
+        """A hash of the learned codebooks as they are now: what tells the IDs of one training from those of another.
+
+        Kept in the config when the IDs of documents are final, so that it outlives fine-tuning and other dtypes.
+        """
+        sha = hashlib.sha256()
+        for codebook in self.learned:
+            weight = codebook.weight.detach().float().cpu().contiguous()
+            sha.update(repr(tuple(weight.shape)).encode() + weight.numpy().tobytes())
+        return sha.hexdigest()[:32]
 
     def embed(self, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
         """Code vectors of flat ids of consecutive positions: `(batch, positions)` to `(batch, positions, hidden)`.

@@ -43,6 +43,8 @@ class LMIndexerConfig(PreTrainedConfig):
             of the document as a bag, from one query per document.
         dropout: of the decoder and the reconstructor of this package; the backbone keeps its own.
         max_source_length: longest input in tokens; longer ones are cut with a warning.
+        codebook_fingerprint: what the codebooks were when the IDs of the documents were given, see
+            [`Codebooks.fingerprint`]; an index made by other codebooks is refused. Default: not known.
     """
 
     model_type = "lmindexer"
@@ -63,6 +65,7 @@ class LMIndexerConfig(PreTrainedConfig):
     dropout: float | int = 0.1
     max_source_length: int = 512
     initializer_range: float = 0.02
+    codebook_fingerprint: str | None = None
     is_encoder_decoder: bool = True
     pad_token_id: int | None = 0
     decoder_start_token_id: int | None = 0

@@ -14,6 +14,7 @@ from transformers.utils import cached_file
 
 MANIFEST_NAME = "manifest.json"
 PARTIAL_PREFIX = ".writing-"  # of names that a file or folder has until it is whole
+UPDATE_NAME = ".index-update"  # a folder of files that are whole, on their way to their names
 FORMAT_VERSION = 1
 
 
@@ -69,6 +70,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    finish_update(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL_PREFIX}{path.name}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
@@ -90,6 +92,64 @@ def remove_partial(folder: str | os.PathLike) -> None:
     """Removes what writers that were killed left in a folder and the folders in it; nobody may be writing there."""
     for path in list(Path(folder).rglob(f"{PARTIAL_PREFIX}*")):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replaced_together(folder: str | os.PathLike, without: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yields an empty folder; the files written there get their names in `folder` all at once, or none of them does.
+
+    They and their manifest are made whole beside the old ones, then given up to be moved by renaming the folder that
+    they lie in. Killed before, the old files stay; killed while they are moved, whoever looks next
+    ([`finish_update`]) moves the rest, and until then they are found where they are.
+
+    Args:
+        folder: made when there is none. Its manifest, if it has one, lists the new files.
+        without: files of `folder` that go, unless they are among the new ones.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    finish_update(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f"{UPDATE_NAME}-") as name:
+        new = Path(name) / "files"
+        new.mkdir()
+        yield new
+        names = sorted(path.name for path in new.iterdir())
+        if (folder / MANIFEST_NAME).exists():
+            listed = read_manifest(folder / MANIFEST_NAME)["files"] | manifest_entries(new, names)
+            left = [n for n in sorted(listed) if n in names or n not in without and (folder / n).is_file()]
+            write_json(new / MANIFEST_NAME, {"format_version": FORMAT_VERSION, "files": {n: listed[n] for n in left}})
+        for path in (*(new / name for name in names), new):
+            _sync(path)
+        os.rename(new, folder / UPDATE_NAME)
+    finish_update(folder)
+    for name in set(without) - set(names):
+        (folder / name).unlink(missing_ok=True)
+
+
+def finish_update(folder: Path) -> None:
+    """Moves what [`replaced_together`] left to move, the manifest last. Without anything to move it does nothing.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    update = folder / UPDATE_NAME
+    if not update.is_dir():
+        return
+    for name in sorted((path.name for path in update.iterdir()), key=lambda name: (name == MANIFEST_NAME, name)):
+        with contextlib.suppress(FileNotFoundError):  # somebody else has just moved it
+            os.replace(update / name, folder / name)
+    _sync(folder)
+    with contextlib.suppress(FileNotFoundError):
+        update.rmdir()
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | os.PathLike, value) -> None:
@@ -114,9 +174,12 @@ def resolve_file(
     """
     folder = Path(name_or_path)
     if folder.is_dir():
-        path = folder / hub_kwargs.get("subfolder", "") / filename
-        if path.is_file():
-            return path
+        place = folder / hub_kwargs.get("subfolder", "")
+        with contextlib.suppress(OSError):  # of a folder that is only to be read, its update is read where it lies
+            finish_update(place)
+        for path in (place / UPDATE_NAME / filename, place / filename):
+            if path.is_file():
+                return path
         if os.path.lexists(path):
             kind = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else "no regular file"
             raise FileNotFoundError(f"{path} is {kind}; expected a file. Download or write the folder again.")

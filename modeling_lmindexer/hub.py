@@ -8,7 +8,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
-from .folder import MANIFEST_NAME, manifest_entries, read_manifest
+from .folder import MANIFEST_NAME, finish_update, manifest_entries, read_manifest
 
 # What a training run leaves beside the model and nobody should download.
 PRIVATE_PATTERNS = ["stages/**", "adapted/**", "learning_rates/**", "cache/**", "runs/**", "*training_args.bin", ".*"]
@@ -66,6 +66,7 @@ def upload_folder(
     Raises:
         FileNotFoundError: no such folder, or nothing in it.
     """
+    finish_update(Path(folder))
     operations = [CommitOperationAdd(name, Path(folder) / name) for name in files_of(folder)]
     if not operations:
         raise FileNotFoundError(f"{folder} holds nothing to upload: give a folder that run_indexing.py wrote.")

@@ -23,6 +23,12 @@ def number_in_group(codes: np.ndarray, document_ids: Sequence) -> np.ndarray:
     return result
 
 
+def id_texts(codes: np.ndarray) -> list[str]:
+    """IDs `(N, positions)` as text, such as `<12><407><0>`."""
+    template = "<%d>" * codes.shape[1]
+    return [template % tuple(row) for row in codes.tolist()]
+
+
 def check_ids(document_ids: Sequence) -> list:
     """The ids as a list, once they are known to be unique and of one kind.
 
@@ -42,11 +48,18 @@ def check_ids(document_ids: Sequence) -> list:
 
 
 def check_kind(ids: list) -> None:
-    """Raises ValueError for ids that are not all integers or all strings."""
+    """Raises ValueError for ids that are not all integers of 64 bits or all strings of Unicode text."""
     if not (all(type(i) is int for i in ids) or all(type(i) is str for i in ids)):
         raise ValueError(
             f"Document ids must be all integers or all strings, got {sorted({type(i).__name__ for i in ids})}."
         )
+    if ids and type(ids[0]) is int and not -(2**63) <= min(ids) <= max(ids) < 2**63:
+        raise ValueError(f"Document ids go from {min(ids)} to {max(ids)}, integers of 64 bits are expected: use text.")
+    if ids and type(ids[0]) is str:
+        try:
+            "".join(ids).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"Document ids hold half a character (a lone surrogate), no text: {error}.") from None
 
 
 def check_codes(

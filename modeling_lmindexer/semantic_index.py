@@ -1,39 +1,25 @@
 """The document index: which document has which semantic ID, and which ID belongs to which document."""
 
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from transformers.utils import logging
 
-from .document_ids import IDS_NAME, DocumentIds
-from .folder import MANIFEST_NAME, CorruptedFolderError, atomic_path, resolve_file, update_manifest, verify_files
-from .index_rules import (
-    check_codes,
-    check_disambiguation,
-    check_free,
-    check_ids,
-    check_kind,
-    check_room,
-    number_in_group,
-)
-from .logits_process import PrefixTreeLogitsProcessor
+from .coded_documents import CodedDocuments
+from .document_ids import IDS_NAME
+from .folder import MANIFEST_NAME, CorruptedFolderError, replaced_together, resolve_file, verify_files
+from .free_codes import TakenCodes
+from .index_changes import CHANGES_NAME, Change, ChangeLog, undo
+from .index_merge import plan_merge
+from .index_rules import check_disambiguation, check_ids, check_kind, check_room
+from .index_table import IndexTable
 from .prefix_tree import PrefixTree
-
-try:
-    import pyarrow
-    import pyarrow.parquet
-except ImportError:  # only reading and writing the table of IDs needs it
-    pyarrow = None
-
-logger = logging.get_logger(__name__)
+from .text_codes import assigned_ids, last_logits
 
 
-class SemanticIndex:
+class SemanticIndex(CodedDocuments):
     """Documents and their semantic IDs, both ways.
 
     ```python
@@ -50,153 +36,30 @@ class SemanticIndex:
         has_disambiguation: whether there is one; otherwise IDs are the learned codes alone.
         tree: the prefix tree of the IDs.
         ids: the documents' ids, and the numbers that the tree gives them.
+        codebook_fingerprint: of the codebooks that gave the IDs, where it is known; see [`LMIndexerConfig`].
+        log: the versions so far, and what each changed.
     """
 
     def __init__(
         self, document_ids: Sequence, codes: np.ndarray, position_sizes: Sequence[int], has_disambiguation: bool = True
     ):
-        document_ids = check_ids(document_ids)
-        codes = check_codes(np.asarray(codes, dtype=np.int64), document_ids, position_sizes, has_disambiguation)
-        self.has_disambiguation = bool(has_disambiguation)
-        self.position_sizes = [int(size) for size in position_sizes]
+        super().__init__(document_ids, codes, position_sizes, has_disambiguation)
         self.name_or_path: str | None = None
         self.hub_kwargs: dict = {}
         self.model, self.tokenizer = None, None
-        self.ids = DocumentIds(document_ids)
-        self._codes = codes  # by document number, with room for more at the end
-        self.tree = PrefixTree.from_sequences(torch.from_numpy(codes + self._offsets))
-        if len(self.tree) != len(self):
-            way_out = "" if has_disambiguation else " Make them unique with trainers.reassignment.reassign."
-            raise ValueError(
-                f"{len(self)} documents have only {len(self.tree)} different IDs; each needs its own.{way_out}"
-            )
-
-    @classmethod
-    def from_codes(
-        cls, document_ids: Sequence, codes, position_sizes: Sequence[int], has_disambiguation: bool = True
-    ) -> "SemanticIndex":
-        """An index from learned codes; the disambiguation position counts the documents that share them.
-
-        Args:
-            document_ids: `N` ids, all integers or all strings.
-            codes: learned codes `(N, learned positions)`.
-            position_sizes: codes per position, the room of the disambiguation position last.
-            has_disambiguation: False for IDs that are the learned codes alone, and `position_sizes` theirs.
-
-        Raises:
-            ValueError: duplicate ids, codes outside their codebook, a group that outgrows the room, or documents that
-                share all codes where nothing tells them apart.
-        """
-        document_ids = check_ids(document_ids)
-        codes = np.asarray(codes, dtype=np.int64)
-        if codes.ndim != 2 or len(codes) != len(document_ids):
-            raise ValueError(f"Expected codes for {len(document_ids)} documents, got an array of shape {codes.shape}.")
-        if has_disambiguation:
-            codes = np.column_stack([codes, number_in_group(codes, document_ids)])
-        return cls(document_ids, codes, position_sizes, has_disambiguation)
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        self.codebook_fingerprint: str | None = None
+        self.log = ChangeLog()
 
     @property
-    def document_ids(self) -> list:
-        """Ids of the documents, in the order in which they were added."""
-        return self.ids.present
-
-    @property
-    def codes(self) -> np.ndarray:
-        """`(N, positions)`, the disambiguation position last, if there is one."""
-        codes = self._codes[: self.ids.count]
-        return codes if len(self) == self.ids.count else codes[self.ids.rows]
-
-    @property
-    def sequences(self) -> torch.LongTensor:
-        """Flat ids `(N, positions)`."""
-        return torch.from_numpy(self.codes + self._offsets)
-
-    @property
-    def codebook_sizes(self) -> list[int]:
-        """Codes per learned position."""
-        return self.position_sizes[: len(self.position_sizes) - self.has_disambiguation]
-
-    @property
-    def _offsets(self) -> np.ndarray:
-        return np.cumsum([1, *self.position_sizes[:-1]])
-
-    def __repr__(self) -> str:
-        return f"SemanticIndex({len(self):,} documents, {' x '.join(map(str, self.position_sizes))} codes)"
-
-    @property
-    def semantic_ids(self) -> list[str]:
-        """The IDs as text, such as `<12><407><0>`."""
-        return ["".join(f"<{code}>" for code in row) for row in self.codes.tolist()]
-
-    @property
-    def logits_processor(self) -> PrefixTreeLogitsProcessor:
-        """Keeps `generate` on the IDs of this index."""
-        return PrefixTreeLogitsProcessor(self.tree, document_ids=self.ids)
-
-    def filtered(self, allowed) -> PrefixTree:
-        """A view of the tree with the allowed documents only, for the time of a request.
-
-        Args:
-            allowed: a boolean mask `(N,)` in the order of `document_ids`, or document ids; or one of these per row of
-                a batch: a mask `(batch, N)`, or a list of lists of ids.
-
-        Raises:
-            ValueError: a mask of another length; KeyError: an id that is not in the index.
-        """
-        tree = self.tree.snapshot()
-        return tree.filtered(self.ids.mask(allowed, tree.num_documents))
-
-    def documents_of(self, ids: torch.Tensor) -> list[list]:
-        """Documents of flat ids `(rows, positions)`, or `(rows, 1 + positions)` as `generate` returns them.
-
-        Returns:
-            one list per row: the document with that ID, or nothing.
-
-        Raises:
-            ValueError: another number of positions than the index has.
-        """
-        ids = torch.as_tensor(ids).cpu()
-        positions = len(self.position_sizes)
-        if ids.ndim != 2 or ids.shape[1] not in (positions, positions + 1):
-            raise ValueError(
-                f"Expected flat ids of shape (rows, {positions}), or (rows, {positions + 1}) with the start id first; "
-                f"got {tuple(ids.shape)}."
-            )
-        tree = self.tree.snapshot()
-        rows, numbers = tree.documents(tree.walk(ids[:, -positions:]), positions)
-        found: list[list] = [[] for _ in ids]
-        for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
-            found[row].append(self.ids.numbered[number])
-        return found
-
-    def rows_of(self, documents) -> np.ndarray:
-        """Row numbers of document ids, or of the true entries of a mask `(N,)` in the order of `document_ids`.
-
-        Raises:
-            ValueError: a mask of another length; KeyError: an id that is not in the index.
-        """
-        if not isinstance(documents, np.ndarray | torch.Tensor):
-            documents = list(documents)
-            if documents and all(type(document) is bool for document in documents):
-                documents = np.array(documents)
-        if isinstance(documents, np.ndarray | torch.Tensor):
-            if documents.dtype in (np.bool_, torch.bool):
-                if documents.shape != (len(self),):
-                    raise ValueError(f"Expected a mask of shape ({len(self)},), got {tuple(documents.shape)}.")
-                return torch.as_tensor(documents).cpu().numpy().nonzero()[0]
-            documents = documents.tolist()
-        numbers = self.ids.find(documents)
-        return numbers if len(self) == self.ids.count else np.searchsorted(self.ids.rows, numbers)
-
-    def sequences_of(self, document_ids: Sequence) -> torch.LongTensor:
-        """Flat ids `(documents, positions)`: the labels to fine-tune on."""
-        return torch.from_numpy(self._codes[self.ids.find(list(document_ids))] + self._offsets)
+    def version(self) -> int:
+        """How often the index has been changed: every `add`, `remove`, `update`, `merge` and resizing counts."""
+        return self.log.version
 
     def check_model(self, config) -> None:
-        """Raises ValueError when a model's codebooks are not those of this index; its last room may be larger."""
+        """Raises ValueError when a model's codebooks are not those of this index; its last room may be larger.
+
+        Their fingerprints are compared where both are known.
+        """
         expected, found = config.position_sizes, self.position_sizes
         more_room = config.has_disambiguation and expected[:-1] == found[:-1] and expected[-1] >= found[-1]
         if config.has_disambiguation != self.has_disambiguation or not (expected == found or more_room):
@@ -206,11 +69,19 @@ class SemanticIndex:
                 f"The index has {found} codes per position, the model {expected}{differ}: they come from different "
                 "runs. Load both from one folder."
             )
+        fingerprint = config.codebook_fingerprint
+        if None not in (fingerprint, self.codebook_fingerprint) and fingerprint != self.codebook_fingerprint:
+            raise ValueError(
+                f"The IDs of the index come from other codebooks ({self.codebook_fingerprint[:8]}) than the "
+                f"model's ({fingerprint[:8]}), of the same sizes. Load both from one folder; for a model that is to "
+                "learn these IDs, set model.config.codebook_fingerprint = index.codebook_fingerprint."
+            )
 
     def attach(self, model, tokenizer) -> "SemanticIndex":
         """Gives the index the model and tokenizer for `encode` and `add`; otherwise its folder's are loaded."""
         self.check_model(model.config)
         self.model, self.tokenizer = model, tokenizer
+        self.codebook_fingerprint = self.codebook_fingerprint or model.config.codebook_fingerprint
         return self
 
     def load_model(self):
@@ -224,29 +95,12 @@ class SemanticIndex:
             self.attach(model, AutoTokenizer.from_pretrained(self.name_or_path, **self.hub_kwargs))
         return self.model, self.tokenizer
 
-    @torch.no_grad()
     def encode(self, texts: Iterable[str], batch_size: int = 64) -> torch.LongTensor:
         """Flat ids of texts at the learned positions, as `model.assign`: `(texts, learned positions)`.
 
         Texts longer than the model takes are cut, with a warning.
         """
-        model, _ = self.load_model()
-        texts = list(texts)
-        if not texts:
-            return torch.empty(0, len(self.codebook_sizes), dtype=torch.long)
-        return self._read(texts, batch_size, lambda inputs, _: model.assign(**inputs))
-
-    def _read(self, texts: list[str], batch_size: int, function: Callable) -> torch.Tensor:
-        """Rows of `function(inputs, part)` for every batch of texts, `part` of them, in evaluation mode."""
-        model, tokenizer = self.load_model()
-        rows, training = [], model.training
-        model.eval()
-        for part in (slice(start, start + batch_size) for start in range(0, len(texts), batch_size)):
-            # Not cut by the tokenizer: the model does it, and says so.
-            inputs = tokenizer(texts[part], padding=True, return_tensors="pt").to(model.device)
-            rows.append(function({name: inputs[name] for name in ("input_ids", "attention_mask")}, part).cpu())
-        model.train(training)
-        return torch.cat(rows)
+        return assigned_ids(*self.load_model(), list(texts), batch_size)
 
     def add(self, documents: Iterable[dict], batch_size: int = 64) -> torch.LongTensor:
         """Adds documents `{"id": ..., "text": ...}`; no other ID changes.
@@ -258,111 +112,134 @@ class SemanticIndex:
             their flat ids `(documents, positions)`.
 
         Raises:
-            ValueError: an id that is there already, or a group or prefix with no room left.
+            ValueError: an id that is there already, or a group or prefix with no room left. Nothing is added then.
         """
         documents = list(documents)
         new_ids = [document["id"] for document in documents]
         present = [document for document in new_ids if document in self.ids]
         if present:
-            raise ValueError(f"Documents {present[:5]} are in the index already: remove them first.")
+            raise ValueError(f"Documents {present[:5]} are in the index already: remove them first, or update them.")
         if not documents:
             return torch.empty(0, len(self.position_sizes), dtype=torch.long)
         new_ids = check_ids(new_ids)
         check_kind([*new_ids, *self.ids.numbered[:1]])
         texts = [document["text"] for document in documents]
-        codes = self.encode(texts, batch_size).numpy() - self._offsets[: len(self.codebook_sizes)]
+        codes = self._assigned(self._learned(texts, batch_size), new_ids, texts, batch_size)
+        self._insert(new_ids, codes)
+        self.log.record("add", (new_ids, None, codes))
+        return torch.from_numpy(codes + self.offsets)
+
+    def update(self, documents: Iterable[dict], batch_size: int = 64) -> torch.LongTensor:
+        """Takes over changed texts of documents `{"id": ..., "text": ...}` that are there; no other ID changes.
+
+        A document whose learned codes stay keeps its whole ID. One that gets another goes to the end of
+        `document_ids`, as if it had been removed and added. Without a disambiguation position, a document also keeps
+        its ID where only the last code differs and the one it would have is another document's.
+
+        Returns:
+            their flat ids `(documents, positions)`.
+
+        Raises:
+            KeyError: an id that is not in the index.
+            ValueError: an id that is given twice, or a group or prefix with no room left. Nothing is changed then.
+        """
+        documents = list(documents)
+        if not documents:
+            return torch.empty(0, len(self.position_sizes), dtype=torch.long)
+        ids, texts = check_ids([d["id"] for d in documents]), [d["text"] for d in documents]
+        before = self.codes_of(ids)
+        learned = self._learned(texts, batch_size)
+        stays = (learned == before[:, : learned.shape[1]]).all(axis=1)
+        if not self.has_disambiguation:
+            others = TakenCodes(self.tree, self.offsets, learned[:, :-1], leaving=before)
+            stays |= (learned[:, :-1] == before[:, :-1]).all(axis=1) & others.has(learned[:, -1])
+        moving, after = np.flatnonzero(~stays), before.copy()
+        if len(moving):
+            moved, moved_texts = ([values[i] for i in moving] for values in (ids, texts))
+            after[moving] = self._assigned(learned[moving], moved, moved_texts, batch_size, before[moving])
+            self._delete(moved)
+            self._insert(moved, after[moving])
+            self._forget_removed()
+        self.log.record("update", (ids, before, after))
+        return torch.from_numpy(after + self.offsets)
+
+    def _learned(self, texts: list[str], batch_size: int) -> np.ndarray:
+        """Learned codes `(texts, learned positions)`."""
+        return self.encode(texts, batch_size).numpy() - self.offsets[: len(self.codebook_sizes)]
+
+    def _assigned(
+        self, learned: np.ndarray, ids: list, texts: list[str], batch_size: int, leaving: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Codes `(n, positions)` of documents with `learned` codes that are free, or become so by IDs `leaving`."""
         if self.has_disambiguation:
-            codes = np.column_stack([codes, self._free_numbers(codes, new_ids)])
-            check_room(int(codes[:, -1].max()) + 1, self.position_sizes[-1])
-        else:
-            codes[:, -1] = self._free_codes(codes, new_ids, texts, batch_size)
-        sequences = torch.from_numpy(codes + self._offsets)
-        self._append(codes)
-        self.tree.add(sequences)
-        self.ids.add(new_ids)
-        return sequences
+            numbers = TakenCodes(self.tree, self.offsets, learned, leaving).least_free(ids)
+            check_room(int(numbers.max()) + 1, self.position_sizes[-1])
+            return np.column_stack([learned, numbers])
 
-    def _taken(self, prefixes: np.ndarray) -> tuple[list[set], np.ndarray]:
-        """Codes at the last position that documents have, for each different one of `prefixes` `(n, positions - 1)`
-        in order, and which of these is whose `(n,)`."""
-        tree, level = self.tree.snapshot(), len(self.position_sizes) - 1
-        groups, group_of = np.zeros((1, 0), dtype=np.int64), np.zeros(len(prefixes), dtype=np.int64)
-        if level:
-            groups, group_of = np.unique(prefixes, axis=0, return_inverse=True)
-        rows, flat, _ = tree.expand(tree.walk(torch.from_numpy(groups + self._offsets[:-1])), level)
-        taken: list[set] = [set() for _ in groups]
-        for row, code in zip(rows.tolist(), (flat - int(self._offsets[-1])).tolist(), strict=True):
-            taken[row].add(code)
-        return taken, group_of.reshape(-1)
+        def logits(rows: np.ndarray) -> np.ndarray:
+            prefixes = torch.from_numpy(learned[rows, :-1] + self.offsets[:-1])
+            return last_logits(*self.load_model(), [texts[row] for row in rows], prefixes, batch_size)
 
-    def _free_codes(self, codes: np.ndarray, new_ids: list, texts: list[str], batch_size: int) -> np.ndarray:
-        """Last codes `(documents,)` for new documents with learned `codes`: theirs, or the most likely free ones."""
-        taken, group_of = self._taken(codes[:, :-1])
-        check_free(taken, group_of, codes, self.position_sizes[-1])
-        wanted = [set(used) for used in taken]
-        crowded = np.zeros(len(taken), dtype=bool)
-        for group, code in zip(group_of.tolist(), codes[:, -1].tolist(), strict=True):
-            crowded[group] |= code in wanted[group]
-            wanted[group].add(code)
-        last = codes[:, -1].copy()
-        rows = np.flatnonzero(crowded[group_of])
-        if not len(rows):
-            return last
-        scores = self._last_logits([texts[row] for row in rows], codes[rows, :-1], batch_size)
-        for i in np.argsort(np.asarray([new_ids[row] for row in rows]), kind="stable"):
-            used = taken[group_of[rows[i]]]
-            if int(last[rows[i]]) in used:
-                scores[i, list(used)] = -np.inf
-                last[rows[i]] = scores[i].argmax()
-            used.add(int(last[rows[i]]))
-        return last
-
-    @torch.no_grad()
-    def _last_logits(self, texts: list[str], prefixes: np.ndarray, batch_size: int) -> np.ndarray:
-        """The model's logits `(texts, codes)` at the last position after codes `(texts, positions - 1)`."""
-        model, _ = self.load_model()
-        ids = torch.from_numpy(prefixes + self._offsets[:-1])
-        ids = torch.nn.functional.pad(ids, (1, 0), value=model.config.decoder_start_token_id)
-
-        def logits(inputs: dict, part: slice) -> torch.Tensor:
-            return model(**inputs, decoder_input_ids=ids[part].to(model.device)).code_logits[-1].float()
-
-        return self._read(texts, batch_size, logits).numpy()
-
-    def _free_numbers(self, codes: np.ndarray, new_ids: list) -> np.ndarray:
-        """Disambiguation codes `(documents,)` for new documents with learned `codes`: the least that are free."""
-        taken, group_of = self._taken(codes)
-        numbers = np.zeros(len(new_ids), dtype=np.int64)
-        for i in np.argsort(np.asarray(new_ids), kind="stable"):
-            used = taken[group_of[i]]
-            numbers[i] = next(n for n in range(len(used) + 1) if n not in used)
-            used.add(int(numbers[i]))
-        return numbers
-
-    def _append(self, codes: np.ndarray) -> None:
-        """Puts `codes` `(documents, positions)` behind the others; a full array is doubled: many adds stay cheap."""
-        count = self.ids.count
-        if count + len(codes) > len(self._codes):
-            room = np.zeros((count + max(count, len(codes)), codes.shape[1]), dtype=np.int64)
-            room[:count] = self._codes[:count]
-            self._codes = room
-        self._codes[count : count + len(codes)] = codes
+        taken = TakenCodes(self.tree, self.offsets, learned[:, :-1], leaving)
+        last = taken.most_likely_free(learned, ids, self.position_sizes[-1], logits)
+        return np.column_stack([learned[:, :-1], last])
 
     def remove(self, document_ids: Sequence) -> None:
-        """Removes documents; no other ID changes. Raises KeyError for an id that is not in the index."""
-        document_ids = list(document_ids)
-        if len(set(self.ids.find(document_ids).tolist())) == len(self):
+        """Removes documents; no other ID changes.
+
+        Raises:
+            KeyError: an id that is not in the index; ValueError: no document would be left. Nothing is removed then.
+        """
+        document_ids = list(dict.fromkeys(document_ids))
+        before = self.codes_of(document_ids)
+        if len(document_ids) == len(self):
             raise ValueError("This would remove every document; an index holds at least one.")
         if not document_ids:
             return
-        self.tree.remove(self.ids.remove(document_ids))
-        if 2 * len(self) < self.ids.count:
-            self._forget_removed()
+        self._delete(document_ids)
+        self._forget_removed()
+        self.log.record("remove", (document_ids, before, None))
 
-    def _forget_removed(self) -> None:
-        """Numbers the documents anew, when most numbers are those of removed ones."""
-        ids, codes, sequences = list(self.document_ids), self.codes, self.sequences
-        self.ids, self._codes, self.tree = DocumentIds(ids), codes, PrefixTree.from_sequences(sequences)
+    def merge(self, other: "SemanticIndex", on_conflict: str = "refuse") -> dict:
+        """Takes over the documents of another index of the same model, with their IDs; no ID of this one changes.
+
+        Where an ID is taken, its document gets the least free number at the disambiguation position. The room of that
+        position becomes the larger of both; a model needs as much, see `model.resize_disambiguation`.
+
+        Args:
+            other: stays as it is.
+            on_conflict: what becomes of documents that are in both: `refuse` to merge, `keep` this index's ID, or
+                `replace` it by the other's, unless their learned codes are the same.
+
+        Returns:
+            by document id, the semantic IDs in the other index and here of those that were renumbered.
+
+        Raises:
+            ValueError: other sizes or codebooks, ids of another kind, documents in both with `refuse`, IDs that are
+                taken where there is no disambiguation position, or no room left. Nothing is changed then.
+        """
+        plan = plan_merge(self, other, on_conflict)
+        room = self.position_sizes[-1]
+        moved = [document for document in plan.document_ids if document in self.ids]
+        if not plan.document_ids and not plan.confirmed and plan.room == room:
+            return {}
+        before = dict(zip(moved, self.codes_of(moved), strict=True))
+        self.position_sizes[-1] = plan.room
+        self.codebook_fingerprint = self.codebook_fingerprint or other.codebook_fingerprint
+        if plan.document_ids:
+            if moved:
+                self._delete(moved)
+            self._insert(plan.document_ids, plan.codes)
+            self._forget_removed()
+        new = [row for row, document in enumerate(plan.document_ids) if document not in before]
+        confirmed = self.codes_of(plan.confirmed)
+        self.log.record(
+            "merge",
+            ([plan.document_ids[row] for row in new], None, plan.codes[new]),
+            (moved, np.array(list(before.values())), self.codes_of(moved)),
+            (plan.confirmed, confirmed, confirmed),
+        )
+        return plan.renumbered
 
     def resize_disambiguation(self, num_codes: int) -> None:
         """Gives the last position room for `num_codes`, as `model.resize_disambiguation` does; no ID changes.
@@ -371,29 +248,51 @@ class SemanticIndex:
             ValueError: less room than there is, or no such position.
         """
         check_disambiguation(self.has_disambiguation)
-        if num_codes < self.position_sizes[-1]:
-            raise ValueError(
-                f"The last position has room for {self.position_sizes[-1]} codes; it cannot shrink to {num_codes}."
-            )
-        self.position_sizes[-1] = num_codes
+        room = self.position_sizes[-1]
+        if num_codes < room:
+            raise ValueError(f"The last position has room for {room} codes; it cannot shrink to {num_codes}.")
+        if num_codes > room:
+            self.position_sizes[-1] = int(num_codes)
+            self.log.record("resize", ([None], np.array([[room]]), np.array([[num_codes]])))
+
+    def changes(self, since: int = 0) -> Iterator[Change]:
+        """What a cache that holds version `since` must refresh, in order; see [`Change`].
+
+        Raises:
+            ValueError: no such version; CorruptedFolderError: the folder's changelog is missing or of another index.
+        """
+        return self.log.since(since)
+
+    def at(self, version: int) -> dict:
+        """Semantic IDs by document as they were at an earlier version, from the changes since; errors as `changes`."""
+        return undo(dict(zip(self.document_ids, self.semantic_ids, strict=True)), self.changes(version))
+
+    def forget_changes(self) -> None:
+        """Starts the versions anew at 0; no ID changes."""
+        self.log = ChangeLog()
+
+    def drift(self, documents: Iterable[dict], reference: Iterable[dict] | None = None, **settings):
+        """How far new documents are from those that the model was trained on; see [`measure_drift`]."""
+        from .index_drift import measure_drift
+
+        return measure_drift(self, documents, reference, **settings)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes `semantic_ids.parquet` (`id`, `codes`, `semantic_id`) and `prefix_tree.safetensors`, atomically."""
-        if pyarrow is None:
-            raise ImportError("Writing an index needs pyarrow: pip install pyarrow")
-        folder = Path(folder)
-        table = pyarrow.table(
-            {"id": self.document_ids, "codes": self.codes.tolist(), "semantic_id": self.semantic_ids}
-        )
-        shape = {"position_sizes": self.position_sizes, "has_disambiguation": self.has_disambiguation}
-        table = table.replace_schema_metadata({name: json.dumps(value) for name, value in shape.items()})
-        with atomic_path(folder / IDS_NAME) as temporary:
-            pyarrow.parquet.write_table(table, temporary)
-        if (folder / MANIFEST_NAME).exists():
-            update_manifest(folder, [IDS_NAME])
-        # Rows of the table are the documents' numbers in the file of the tree.
-        renumbered = len(self) < self.ids.count
-        (PrefixTree.from_sequences(self.sequences) if renumbered else self.tree).save_pretrained(folder)
+        """Writes `semantic_ids.parquet`, `prefix_tree.safetensors` and, from version 1 on, `index_changes.parquet`.
+
+        All at once: a folder that is read meanwhile, or left by a process that was killed, holds the old index or the
+        new one. The folder's manifest, if it has one, lists them.
+        """
+        sizes = (list(self.position_sizes), self.has_disambiguation)
+        versions = (self.codebook_fingerprint, self.version, self.log.count)
+        table = IndexTable(self.document_ids, self.codes, *sizes, *versions)
+        with replaced_together(folder, without=() if self.version else (CHANGES_NAME,)) as new:
+            table.write(new / IDS_NAME)
+            if self.version:
+                self.log.write(new, has_numbers=type(self.document_ids[0]) is int)
+            # Rows of the table are the documents' numbers in the file of the tree.
+            renumbered = len(self) < self.ids.count
+            (PrefixTree.from_sequences(self.sequences) if renumbered else self.tree).save_pretrained(new)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike, **hub_kwargs) -> "SemanticIndex":
@@ -403,20 +302,23 @@ class SemanticIndex:
             FileNotFoundError: no such folder, repository or file.
             CorruptedFolderError: a table that cannot be read or holds something else.
         """
-        if pyarrow is None:
-            raise ImportError("Reading an index needs pyarrow: pip install pyarrow")
         path = resolve_file(name_or_path, IDS_NAME, **hub_kwargs)
         verify_files([path], resolve_file(name_or_path, MANIFEST_NAME, optional=True, **hub_kwargs))
+        table = IndexTable.read(path)
         try:
-            table = pyarrow.parquet.read_table(path, columns=["id", "codes"])
-            sizes = json.loads(table.schema.metadata[b"position_sizes"])
-            codes = np.array(table["codes"].to_pylist(), dtype=np.int64)
-            has_disambiguation = json.loads(table.schema.metadata.get(b"has_disambiguation", b"true"))
-            index = cls(table["id"].to_pylist(), codes, sizes, has_disambiguation)
-        except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise CorruptedFolderError(f"{path} is not a table of semantic IDs: {error}") from error
-        index.name_or_path, index.hub_kwargs = str(name_or_path), hub_kwargs
-        return index
+            index = cls(table.document_ids, table.codes, table.position_sizes, table.has_disambiguation)
+        except ValueError as error:
+            raise CorruptedFolderError(
+                f"{path} is not a table of semantic IDs: {error} Download or write the folder again."
+            ) from error
+        return index.belonging_to(name_or_path, table, **hub_kwargs)
+
+    def belonging_to(self, name_or_path: str | os.PathLike, table: IndexTable, **hub_kwargs) -> "SemanticIndex":
+        """Gives the index the folder or repository that its table comes from, with its model and its changelog."""
+        self.codebook_fingerprint = table.codebook_fingerprint
+        self.log = ChangeLog(table.version, table.num_changes, (str(name_or_path), hub_kwargs))
+        self.name_or_path, self.hub_kwargs = str(name_or_path), hub_kwargs
+        return self
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, **kwargs) -> str:
         """Uploads the index's files to a Hub repository, made when there is none; returns the commit's address."""

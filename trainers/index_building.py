@@ -25,6 +25,7 @@ def index_with_counter(
             f"{config.num_disambiguation_codes} to {2 * largest} codes."
         )
         model.resize_disambiguation(2 * largest)
+    config.codebook_fingerprint = model.codebooks.fingerprint()
     index = SemanticIndex.from_codes(documents.ids, documents.codes, config.position_sizes)
     return index.attach(model.eval(), tokenizer)
 
@@ -42,5 +43,6 @@ def index_without_counter(
     sizes = model.config.codebook_sizes
     result = reassign(documents.codes, sizes, model_costs(corpus), documents.ids)
     model.drop_disambiguation()
+    model.config.codebook_fingerprint = model.codebooks.fingerprint()
     index = SemanticIndex.from_codes(documents.ids, result.codes, sizes, has_disambiguation=False)
     return index.attach(model, tokenizer), result

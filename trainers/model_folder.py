@@ -11,6 +11,7 @@ from pathlib import Path
 from modeling_lmindexer.folder import (
     MANIFEST_NAME,
     PARTIAL_PREFIX,
+    finish_update,
     naming_write_errors,
     remove_partial,
     update_manifest,
@@ -57,6 +58,7 @@ def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterat
         yield folder
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         update_manifest(folder, files)
+        finish_update(target)  # of an earlier index, or it would come over this one
         (target / MANIFEST_NAME).unlink(missing_ok=True)
         for file in [file for file in files if file != MANIFEST_NAME] + [MANIFEST_NAME]:
             (target / file).parent.mkdir(parents=True, exist_ok=True)

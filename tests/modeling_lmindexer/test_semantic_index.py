@@ -7,17 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_index import TEXTS, learned_index
 from tiny_models import tiny_model, tiny_tokenizer
 
 from modeling_lmindexer import CorruptedFolderError, PrefixTree, SemanticIndex
+from modeling_lmindexer.document_ids import IDS_NAME
 from modeling_lmindexer.folder import MANIFEST_NAME, read_manifest, update_manifest
+from modeling_lmindexer.index_changes import CHANGES_NAME
 from modeling_lmindexer.index_rules import number_in_group
-from modeling_lmindexer.semantic_index import IDS_NAME
 
 quick = settings(max_examples=60, deadline=None, database=None)
 SIZES = [4, 5, 3]
-# Every document has two words: the model makes IDs of them, some of them shared.
-TEXTS = [f"w{2 + i} w{50 + i % 7}" for i in range(40)]
 
 
 def document_ids(number):
@@ -36,16 +36,6 @@ def coded_documents(draw):
 
 def small_index(ids=("b", "a", "c", "d")):
     return SemanticIndex.from_codes(list(ids), [[0, 1], [0, 1], [3, 0], [0, 1]], SIZES)
-
-
-def learned_index(documents=range(30), room=12, **config):
-    """An index of tiny texts with the model that gave the IDs."""
-    model = tiny_model("mpnet", zeros=True, num_disambiguation_codes=room, **config)
-    tokenizer = tiny_tokenizer()
-    inputs = tokenizer([TEXTS[i] for i in documents], padding=True, return_tensors="pt")
-    codes = model.assign(inputs["input_ids"], inputs["attention_mask"]) - torch.tensor([1, 5])
-    ids = [f"doc{i:02}" for i in documents]
-    return SemanticIndex.from_codes(ids, codes, [4, 5, room]).attach(model, tokenizer)
 
 
 @quick
@@ -195,7 +185,7 @@ def test_the_manifest_follows_the_index(tmp_path):
     index.remove(["a"])
     index.save_pretrained(tmp_path)
     after = read_manifest(tmp_path / MANIFEST_NAME)["files"]
-    assert before.keys() == after.keys() and before[IDS_NAME] != after[IDS_NAME]
+    assert after.keys() == {*before, CHANGES_NAME} and before[IDS_NAME] != after[IDS_NAME]
     assert SemanticIndex.from_pretrained(tmp_path).document_ids == ["b", "c", "d"]
     assert len(PrefixTree.from_pretrained(tmp_path)) == 3
 

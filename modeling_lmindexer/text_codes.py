@@ -1,0 +1,62 @@
+"""What a model says of texts, batch by batch: the codes of their IDs, and how sure it is of them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import LongTensor, Tensor
+from torch.nn.functional import pad
+
+
+@torch.no_grad()
+def read_texts(model, tokenizer, texts: list[str], batch_size: int, function: Callable) -> list:
+    """`function(inputs, part)` of every batch of texts, `part` of them, in evaluation mode.
+
+    Args:
+        function: gets `input_ids` and `attention_mask` `(batch, tokens)`, and the slice of the texts.
+    """
+    results, training = [], model.training
+    model.eval()
+    for part in (slice(start, start + batch_size) for start in range(0, len(texts), batch_size)):
+        # Not cut by the tokenizer: the model does it, and says so.
+        inputs = tokenizer(texts[part], padding=True, return_tensors="pt").to(model.device)
+        results.append(function({name: inputs[name] for name in ("input_ids", "attention_mask")}, part))
+    model.train(training)
+    return results
+
+
+def assigned_ids(model, tokenizer, texts: list[str], batch_size: int) -> LongTensor:
+    """Flat ids of texts at the learned positions, as `model.assign`: `(texts, learned positions)`."""
+    if not texts:
+        return torch.empty(0, model.config.num_learned_positions, dtype=torch.long)
+    return torch.cat(read_texts(model, tokenizer, texts, batch_size, lambda inputs, _: model.assign(**inputs).cpu()))
+
+
+def assigned_with_scores(model, tokenizer, texts: list[str], batch_size: int) -> tuple[LongTensor, Tensor]:
+    """As [`assigned_ids`], and the log-probability `(texts,)` of each one's codes, of all learned positions."""
+    offsets = torch.tensor(model.config.position_offsets)
+
+    def scored(inputs: dict, _: slice) -> tuple[LongTensor, Tensor]:
+        states, mask = model.encode(**inputs)
+        ids = model.assign(encoder_outputs=states, attention_mask=mask)
+        prefix = pad(ids[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
+        logits = model(encoder_outputs=states, attention_mask=mask, decoder_input_ids=prefix).code_logits
+        score = torch.zeros(len(ids), device=ids.device)
+        for t, scores in enumerate(logits):
+            score += scores.float().log_softmax(-1).gather(1, ids[:, t : t + 1] - offsets[t])[:, 0]
+        return ids.cpu(), score.cpu()
+
+    if not texts:
+        return assigned_ids(model, tokenizer, texts, batch_size), torch.empty(0)
+    ids, scores = zip(*read_texts(model, tokenizer, texts, batch_size, scored), strict=True)
+    return torch.cat(ids), torch.cat(scores)
+
+
+def last_logits(model, tokenizer, texts: list[str], prefixes: LongTensor, batch_size: int) -> np.ndarray:
+    """The model's logits `(texts, codes)` at the last position, after flat ids `(texts, positions - 1)`."""
+    ids = pad(prefixes, (1, 0), value=model.config.decoder_start_token_id)
+
+    def logits(inputs: dict, part: slice) -> Tensor:
+        return model(**inputs, decoder_input_ids=ids[part].to(model.device)).code_logits[-1].float().cpu()
+
+    return torch.cat(read_texts(model, tokenizer, texts, batch_size, logits)).numpy()
