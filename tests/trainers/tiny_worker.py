@@ -1,13 +1,15 @@
 """One of several processes of `test_distributed.py`; writes what it found to `folder/rank<r>.pt`.
 
-torchrun --nproc_per_node 2 tiny_worker.py folder task [task ..]
+torchrun --nproc_per_node 2 tiny_worker.py folder documents task [task ..]
 """
 
+import os
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+import tiny_equality  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from tiny_retrieval import run_of_retrieval  # noqa: E402
@@ -127,12 +129,19 @@ def result_of(trainer) -> dict:
 
 def main() -> None:
     """Does the tasks in turn."""
-    folder = Path(sys.argv[1])
-    found = {task: globals()[task](folder / task) for task in sys.argv[2:]}
-    found["world_size"] = dist.get_world_size()
-    torch.save(found, folder / f"rank{dist.get_rank()}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    folder, documents = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    rank, world_size, found = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), {}
+    for task in sys.argv[3:]:
+        if task in globals():
+            found[task] = globals()[task](folder / task)
+        else:
+            found[task] = getattr(tiny_equality, task)(folder / task, documents, world_size)
+    found["world_size"] = dist.get_world_size() if dist.is_initialized() else 1
+    torch.save(found, folder / f"rank{rank}.pt")
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
