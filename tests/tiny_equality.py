@@ -60,7 +60,7 @@ def first_steps(folder: Path, documents: int, processes: int, steps: int = 20) -
 
 def whole_runs(folder: Path, documents: int, processes: int) -> dict:
     """Codes, IDs, figures and files of runs over all stages, by SGD in float64."""
-    room = max(4, round(documents ** 0.5 / 3))
+    room = max(4, round(documents**0.5 / 3))
     runs = {
         "plain": ({"codebook_sizes": [room, room]}, {"gradient_accumulation_steps": 2}),
         "additions": (

@@ -99,7 +99,11 @@ def main() -> None:
         for processes in arguments.processes:
             began = time.time()
             parts = launch(
-                Path(folder) / str(processes), processes, *arguments.checks, documents=arguments.documents, timeout=3600
+                Path(folder) / str(processes),
+                processes,
+                *arguments.checks,
+                documents=arguments.documents,
+                timeout=3600,
             )
             found[processes] = parts
             print(f"{arguments.documents:,} documents, {processes} processes: {time.time() - began:.0f} s", flush=True)
