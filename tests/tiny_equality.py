@@ -79,30 +79,50 @@ def whole_runs(folder: Path, documents: int, processes: int) -> dict:
     return found
 
 
-def adamw_run(folder: Path, documents: int, processes: int) -> dict:
-    """A run as users make it, by AdamW in float32 with a schedule, on documents of Python's standard library."""
+def adamw_runs(folder: Path, documents: int, processes: int) -> dict:
+    """Runs as users make them, by AdamW in float32 with a schedule, on documents of Python's standard library: at the
+    rate of fine-tuning, at the default one, and, on one process, at that with weights that are 1e-7 other ones."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
     from data import python_docs, train_tokenizer
 
     corpus = python_docs()
     corpus = corpus.select(np.sort(np.random.default_rng(0).permutation(len(corpus))[:documents]))
     tokenizer = train_tokenizer(corpus["text"], 3000, model_max_length=48)
+    runs = {"rate 2e-4": (2e-4, 0.0), "rate 2e-3": (2e-3, 0.0)}
+    if processes == 1:
+        runs["rate 2e-3, nudged"] = (2e-3, 1e-7)
+    found = {}
+    for name, (rate, nudge) in runs.items():
+        args = SemanticIDTrainingArguments(
+            output_dir=str(folder / name), global_batch_size=64, learning_rate=rate, save_strategy="no", use_cpu=True,
+            disable_tqdm=True, report_to="none",
+        )  # fmt: skip
+        model = small_indexer(len(tokenizer), max(8, round(documents**0.5)), nudge)
+        trainer = SemanticIDTrainer(model, args, train_dataset=corpus, processing_class=tokenizer)
+        trainer.train()
+        found[name] = result_of(trainer, folder / name / "index")
+    return found
+
+
+def small_indexer(vocab_size: int, codes: int, nudge: float) -> LMIndexerForSemanticID:
+    """A T5 of width 64 with two positions, as the scripts make one; its weights times `1 + nudge * noise`."""
     shape = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
-    backbone = T5Config(vocab_size=len(tokenizer), dropout_rate=0.0, decoder_start_token_id=0, **shape)
-    size = max(8, round(documents**0.5))
+    backbone = T5Config(vocab_size=vocab_size, dropout_rate=0.0, decoder_start_token_id=0, **shape)
     set_seed(0)
-    model = LMIndexerForSemanticID(LMIndexerConfig(
-        backbone_config=backbone, codebook_sizes=[size, size], num_disambiguation_codes=64, max_source_length=48,
-        dropout=0.0, pooled_input=True,
-    ))  # fmt: skip
+    model = LMIndexerForSemanticID(
+        LMIndexerConfig(
+            backbone_config=backbone,
+            codebook_sizes=[codes, codes],
+            num_disambiguation_codes=64,
+            dropout=0.0,
+            max_source_length=48,
+            pooled_input=True,
+        )  # fmt: skip
+    )
     model.get_input_embeddings().weight.data.mul_(0.05)
-    args = SemanticIDTrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=64 // processes, save_strategy="no", use_cpu=True,
-        disable_tqdm=True, report_to="none",
-    )  # fmt: skip
-    trainer = SemanticIDTrainer(model, args, train_dataset=corpus, processing_class=tokenizer)
-    trainer.train()
-    return result_of(trainer, folder / "index")
+    for parameter in model.parameters():
+        parameter.data.mul_(1 + nudge * torch.randn(parameter.shape))
+    return model
 
 
 def result_of(trainer, folder: Path) -> dict:
