@@ -146,7 +146,8 @@ def sharded_run(folder: Path) -> dict:
 
     def pretend(self, *args, **kwargs):
         begin(self, *args, **kwargs)
-        self.distributed_type = DistributedType.MULTI_GPU
+        if self.distributed_type == DistributedType.MULTI_CPU:  # not where it is known by now that it is FSDP
+            self.distributed_type = DistributedType.MULTI_GPU
 
     PartialState.__init__ = pretend
     AcceleratorState._reset_state(reset_partial_state=True)
