@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import LongTensor, Tensor
 from torch.nn import functional as F
 
-from .folder import MANIFEST_NAME, CorruptedFolderError, atomic_path, resolve_file, update_manifest, verify_files
+from .folder import (
+    MANIFEST_NAME,
+    CorruptedFolderError,
+    resolve_file,
+    update_manifest,
+    verify_files,
+    write_tensors,
+)
 
 VECTORS_NAME = "document_vectors.safetensors"
 
@@ -113,9 +119,8 @@ class DocumentVectors:
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes `document_vectors.safetensors`, atomically; rows are the documents of `semantic_ids.parquet`."""
         folder = Path(folder)
-        with atomic_path(folder / VECTORS_NAME) as temporary:
-            metadata = {"documents": digest_of_ids(self.document_ids), "weight": repr(self.weight)}
-            save_file({"vectors": self.vectors}, temporary, metadata=metadata)
+        metadata = {"documents": digest_of_ids(self.document_ids), "weight": repr(self.weight)}
+        write_tensors(folder / VECTORS_NAME, {"vectors": self.vectors}, metadata)
         if (folder / MANIFEST_NAME).exists():
             update_manifest(folder, [VECTORS_NAME])
 

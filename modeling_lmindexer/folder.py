@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
 from transformers.utils import cached_file
 
 MANIFEST_NAME = "manifest.json"
@@ -156,6 +158,18 @@ def write_json(path: str | os.PathLike, value) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, atomically. Equal content gives equal bytes: entries of `metadata` are sorted, which
+    the library itself leaves in another order every time."""
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+        with open(temporary, "r+b") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) | {"__metadata__": dict(sorted(metadata.items()))}
+            file.seek(8)
+            file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def resolve_file(

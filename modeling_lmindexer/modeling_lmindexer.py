@@ -121,6 +121,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         if encoder_outputs is None:
             return self.encode(input_ids, attention_mask, inputs_embeds)
         states = encoder_outputs if torch.is_tensor(encoder_outputs) else encoder_outputs[0]
+        states = states.to(self.dtype)  # a cache keeps them in single precision
         if attention_mask is None:
             attention_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         return states, attention_mask
@@ -285,7 +286,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
 
     def neighbour_states(self, view_input_ids, view_attention_mask, given) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder states of the other text of every document, computed before or now, and their mask."""
-        return self.encode(view_input_ids, view_attention_mask) if given is None else (given, view_attention_mask)
+        return self.read(view_input_ids, view_attention_mask, encoder_outputs=given)
 
     def reconstruct(self, codes, input_ids, hint_mask, target_weights) -> ReconstructionOutput:
         """Predictions for the hidden tokens from `codes` `(batch, positions, hidden)`; see [`Reconstructor`]."""

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .folder import MANIFEST_NAME, CorruptedFolderError, atomic_path, resolve_file, update_manifest, verify_files
+from .folder import MANIFEST_NAME, CorruptedFolderError, resolve_file, update_manifest, verify_files, write_tensors
 from .prefix_arrays import INT32_MAX, LARGEST_CODE, Level, PrefixArrays
 
 PREFIX_TREE_NAME = "prefix_tree.safetensors"
@@ -22,9 +21,8 @@ def write_prefix_tree(folder: str | os.PathLike, arrays: PrefixArrays, num_docum
     """Writes the arrays into `folder`, and lists the file in the folder's manifest if there is one."""
     folder = Path(folder)
     metadata = tree_metadata([level.offset for level in arrays.levels], num_documents)
-    with atomic_path(folder / PREFIX_TREE_NAME) as temporary:
-        tensors = {name: array.cpu().contiguous() for name, array in arrays.tensors().items()}
-        save_file(tensors, temporary, metadata=metadata)
+    tensors = {name: array.cpu().contiguous() for name, array in arrays.tensors().items()}
+    write_tensors(folder / PREFIX_TREE_NAME, tensors, metadata)
     if (folder / MANIFEST_NAME).exists():
         update_manifest(folder, [PREFIX_TREE_NAME])
 

@@ -32,6 +32,14 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["T5Block", "CrossAttendingLayer"]
     _keys_to_ignore_on_load_unexpected = [r"^reconstructor\."]
 
+    def post_init(self) -> None:
+        """As in transformers; the layers that a device or a shard takes whole are those that this model has, for FSDP
+        refuses names of others. Not the token embeddings, which the reconstructor reads as well."""
+        super().post_init()
+        embeddings = self.get_input_embeddings()
+        layers = [module for module in self.modules() if all(part is not embeddings for part in module.modules())]
+        self._no_split_modules = set(self._no_split_modules) & {type(layer).__name__ for layer in layers}
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

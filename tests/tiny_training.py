@@ -119,36 +119,47 @@ def make_trainer(
 
 
 def at_second_position(
-    output_dir: Path | str, kind: str = "discrete", *, model: LMIndexerForSemanticID | None = None, **overrides
-) -> SemanticIDTrainer:
+    output_dir: Path | str, kind: str = "discrete", *, model: LMIndexerForSemanticID | None = None,
+    corpus: datasets.Dataset | None = None, **overrides,
+) -> SemanticIDTrainer:  # fmt: skip
     """A trainer of a random model in float64, as it stands before a stage of the second position: documents have
     codes in six groups of very different sizes."""
     values = {"save_strategy": "no", "optim": "sgd", "lr_scheduler_type": "constant", "warmup_steps": 0}
     values |= {"max_grad_norm": 0.0}
     model = tiny_indexer().double() if model is None else model
-    trainer = make_trainer(output_dir, model=model, **(values | overrides))
-    trainer.documents.codes = np.repeat(np.arange(6), [1, 3, 5, 11, 17, 23])[:, None]
-    trainer.stage = next(stage for stage in trainer.stages if stage.name == f"2-{kind}")
+    trainer = make_trainer(output_dir, model=model, corpus=corpus, **(values | overrides))
+    number = len(trainer.documents)
+    ends = np.cumsum([1, 3, 5, 11, 17, 23])
+    trainer.documents.codes = np.searchsorted(ends, np.arange(number) * 60 // number, side="right")[:, None]
+    name = "0-reconstructor" if kind == "reconstructor" else f"2-{kind}"
+    trainer.stage = next(stage for stage in trainer.stages if stage.name == name)
     trainer.prepare_stage(trainer.stage)
     return trainer
 
 
 class _Gradients(TrainerCallback):
     def __init__(self):
-        self.found = {}
+        self.steps = []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         named = model.named_parameters()
-        self.found = {n.removeprefix("module."): p.grad.clone() for n, p in named if p.grad is not None}
+        self.steps.append({n.removeprefix("module."): p.grad.clone() for n, p in named if p.grad is not None})
 
 
-def first_step(trainer: SemanticIDTrainer) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Gradients of a stage's first optimizer step, and its losses as they are logged."""
+def training_steps(trainer: SemanticIDTrainer) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, float]]]:
+    """Gradients and losses of every optimizer step of a stage, as they are logged."""
     gradients = _Gradients()
     trainer.add_callback(gradients)
     Trainer.train(trainer)
-    logged = trainer.state.log_history[0]
-    return gradients.found, {name: logged[name] for name in ("loss", "reconstruction", "contrastive", "commitment")}
+    names = {"loss", *trainer.objective.factors(trainer.stage)}
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return gradients.steps, [{name: entry[name] for name in sorted(names & entry.keys())} for entry in logged]
+
+
+def first_step(trainer: SemanticIDTrainer) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Gradients and losses of a stage's first optimizer step."""
+    gradients, losses = training_steps(trainer)
+    return gradients[0], losses[0]
 
 
 def steps_with_additions(output_dir: Path | str, batch_size: int) -> dict:
@@ -171,12 +182,11 @@ def steps_with_additions(output_dir: Path | str, batch_size: int) -> dict:
     observe, apply, codes, restarts = trainer.updates.observe, trainer.updates.apply, [], []
     trainer.updates.observe = lambda hidden, chosen: (codes.append(chosen.clone()), observe(hidden, chosen))
     trainer.updates.apply = lambda step: restarts.append(apply(step))
-    gradients, losses = first_step(trainer)
+    gradients, losses = training_steps(trainer)
     return {
         "anchors": torch.from_numpy(trainer.documents.anchors), "codes": torch.stack(codes), "restarts": restarts,
-        "codebook": trainer.unwrap().codebooks.learned[1].weight.detach().clone(), "gradients": gradients,
-        "losses": losses | {name: trainer.state.log_history[0][name] for name in ("anchor", "choice")},
-        "sizes": trainer.updates.size,
+        "codebook": trainer.unwrap().codebooks.learned[1].weight.detach().clone(), "gradients": gradients[-1],
+        "losses": losses[0], "sizes": trainer.updates.size,
     }  # fmt: skip
 
 

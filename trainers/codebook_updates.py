@@ -11,6 +11,8 @@ from transformers import TrainerCallback
 from modeling_lmindexer.codebooks import Codebook
 from modeling_lmindexer.folder import atomic_path, reading_content
 
+from .sharding import store, whole
+
 STATE_NAME = "codebook_updates.safetensors"
 # Weight of the past in the counts that restarts go by, where no decay is set for the codes themselves.
 _USAGE_DECAY = 0.98
@@ -56,7 +58,7 @@ class CodebookUpdates:
         """Moves the codes after a step of the optimizer; returns how many started again."""
         hidden, codes = (torch.cat(parts) for parts in zip(*self.observed, strict=True))
         self.observed.clear()
-        weight, fair = self.codebook.weight, len(codes) / len(self.codebook.weight)
+        weight, fair = whole(self.codebook.weight), len(codes) / len(self.codebook.weight)
         if self.size is None:  # every code begins as if it had an equal part of the documents, all of them at itself
             self.size = torch.full((len(weight),), fair, device=weight.device)
             self.total = weight.detach().float() * fair
@@ -74,6 +76,7 @@ class CodebookUpdates:
             places = hidden[torch.from_numpy(rows).to(hidden.device)]
             weight[dead] = places.to(weight.dtype)
             self.size[dead], self.total[dead] = fair, places * fair
+        store(weight, self.codebook.weight)
         return len(dead)
 
     def save(self, folder: Path) -> None:

@@ -88,9 +88,9 @@ class CorpusPass:
 
     def states(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoder states and mask of a batch, cached or computed."""
-        if "encoder_outputs" in batch:
-            return batch["encoder_outputs"], batch["attention_mask"]
-        return self.model.encode(batch["input_ids"], batch["attention_mask"])
+        return self.model.read(
+            batch["input_ids"], batch["attention_mask"], encoder_outputs=batch.get("encoder_outputs")
+        )
 
     def combine(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds up what processes filled in of a tensor that starts at zero."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState, set_seed
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
@@ -16,6 +17,7 @@ from modeling_lmindexer.folder import naming_write_errors, reading_content, remo
 from .folder_lock import FolderInUseError, FolderLock
 from .progress import HintEpoch, StageProgress
 from .run_state import RunState
+from .sharding import EmbeddingsInRoot, Twins, is_sharded
 from .staged_args import StagedTrainingArguments
 from .stop_signals import StopSignals, leave
 
@@ -81,11 +83,18 @@ class StagedTrainer(Trainer):
         # Trainer would delete the old checkpoint before the new one is known to be whole, and upload stages.
         self.num_checkpoints, own.save_total_limit, own.push_to_hub = args.save_total_limit, None, False
         super().__init__(model=model, args=own, **kwargs)
+        if is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "DeepSpeed's ZeRO-3 leaves no process a whole model, which clustering and assignment between the "
+                "trainings need: take examples/accelerate/fsdp2.yaml, which shards as much, or ZeRO-2."
+            )
         self.progress, self.hint_epoch = StageProgress(), HintEpoch()
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.progress)
         self.add_callback(self.hint_epoch)
+        self.add_callback(EmbeddingsInRoot())
+        self.twins = Twins()
         self.state_of_run, self.stage_name = RunState(self.run_dir), ""
         self.signals, self.stopped_by = StopSignals(), 0
         self.add_callback(StopWhenAsked(self))
@@ -169,6 +178,8 @@ class StagedTrainer(Trainer):
         """
         self.stage_name, self.progress.title = name, title
         self.model = self.unwrap()
+        if self.is_fsdp_enabled:
+            self.model = self.twins.copy_of(self.model)
         self.optimizer = self.lr_scheduler = None
         self.model_wrapped = self.model
         self._created_lr_scheduler = False
@@ -176,8 +187,16 @@ class StagedTrainer(Trainer):
         self.args.num_train_epochs, self.args.learning_rate = epochs, learning_rate
         set_seed(seed)
 
+    def _wrap_model(self, model, training: bool = True, **kwargs):
+        """As in Trainer; this is the last that happens before FSDP looks at the model."""
+        model = super()._wrap_model(model, training, **kwargs)
+        return EmbeddingsInRoot.hide(model) if training and self.is_fsdp_enabled else model
+
     def unwrap(self):
-        """The model without what accelerate put around it, the autocast of its forward included."""
+        """The model without what accelerate put around it, the autocast of its forward included; whole, if it is in
+        shards. All processes must ask for it."""
+        if is_sharded(self.model):
+            return self.twins.gather(self.model)
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False, keep_torch_compile=False)
         # With this mark, accelerate would leave the next stage without autocast.
         vars(model).pop("_is_accelerate_prepared", None)

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from safetensors import safe_open
 from tiny_models import tiny_inputs, tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModel
 
@@ -24,6 +25,7 @@ from modeling_lmindexer.folder import (
     update_manifest,
     verify_files,
     write_json,
+    write_tensors,
 )
 
 
@@ -321,3 +323,14 @@ def test_a_tree_of_another_model_is_refused(folder):
         model.generate(**tiny_inputs(), num_beams=2, logits_processor=trie)
     with pytest.raises(ValueError, match="The index has .* codes per position, the model .*Load both from one folder"):
         model.search(**tiny_inputs(), index=SemanticIndex.from_pretrained(folder))
+
+
+def test_equal_tensors_and_metadata_make_equal_bytes(tmp_path):
+    """Eight entries have 40,320 orders; the reading library finds what was written."""
+    tensors, metadata = {"b": torch.arange(3), "a": torch.ones(2, 2)}, {f"entry {i}": "ä" * i for i in range(8)}
+    for name in ("one", "two"):
+        write_tensors(tmp_path / name, tensors, metadata)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    with safe_open(tmp_path / "one", framework="pt") as file:
+        assert file.metadata() == metadata and set(file.keys()) == {"a", "b"}
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())

@@ -1,49 +1,27 @@
 """Several processes: the same losses, gradients and codes as one, every document once an epoch, and resuming."""
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
+import shutil
 
 import pytest
 import torch
+from launching import launch
+from tiny_equality import farthest, farthest_gradient, first_steps, numbers, one_task, whole_runs
 from tiny_retrieval import run_of_retrieval
-from tiny_training import at_second_position, epoch_documents, first_step, steps_with_additions
+from tiny_training import at_second_position, epoch_documents, first_step, make_trainer, steps_with_additions
+
+from trainers import ExistingRunError
 
 pytestmark = pytest.mark.dist
-WORKER = Path(__file__).with_name("tiny_worker.py")
-
-
-def launch(folder, processes, *tasks):
-    """What each process found."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    command += ["--master_port", str(port), str(WORKER), str(folder), *tasks]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            code = process.wait(timeout=240)
-        finally:  # the workers too, where they wait for each other
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert code == 0, (folder / "log").read_text()[-5000:]
-    found = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
-    assert {part["world_size"] for part in found} == {processes}
-    return found
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What two processes found."""
-    return launch(
-        tmp_path_factory.mktemp("two"), 2, "gradients", "additions", "epochs", "whole_run", "frozen_run", "retrieval"
-    )
+    tasks = "gradients", "additions", "epochs", "whole_run", "frozen_run", "retrieval", "other_number", "sharded_run"
+    folder = tmp_path_factory.mktemp("two")
+    found = launch(folder, 2, *tasks)
+    found[0]["folder"] = folder
+    return found
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
@@ -105,9 +83,61 @@ def test_every_document_is_seen_once_an_epoch_by_one_or_two(two, tmp_path):
         assert [pair for batch in batches for pair in batch] == pairs
 
 
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """What four processes found; the corpus is three batches and 12 documents of a fourth."""
+    return launch(tmp_path_factory.mktemp("four"), 4, "epochs", "first_steps", "whole_runs", "one_task")
+
+
 @pytest.mark.slow
-def test_every_document_is_seen_once_an_epoch_by_four(tmp_path):
-    check_epochs([part["epochs"] for part in launch(tmp_path, 4, "epochs")])
+def test_every_document_is_seen_once_an_epoch_by_four(four):
+    check_epochs([part["epochs"] for part in four])
+
+
+@pytest.mark.slow
+def test_four_processes_learn_what_one_does(four, tmp_path):
+    """A sample of `tests/long/process_equality.py`: 20 steps of a stage of every kind, whole runs, a task."""
+    steps = first_steps(tmp_path / "steps", 60, 1)
+    runs, task = whole_runs(tmp_path / "runs", 60, 1), one_task(tmp_path / "task", 60, 1)
+    for part in four:
+        for name, expected in steps.items():
+            found = part["first_steps"][name]
+            assert len(expected["losses"]) == 20
+            assert max(map(farthest, found["losses"], expected["losses"])) < 1e-5, name
+            assert farthest_gradient(found["gradients"], expected["gradients"]) < 1e-5, name
+        for name, expected in runs.items():
+            found = part["whole_runs"][name]
+            assert torch.equal(found["codes"], expected["codes"]) and torch.equal(found["ids"], expected["ids"]), name
+            assert found["files"] == expected["files"] and len(found["files"]) == 2
+            assert farthest(found["figures"], expected["figures"]) < 1e-5
+        assert part["one_task"]["documents"] == task["documents"]
+        assert farthest(part["one_task"]["figures"], task["figures"]) < 1e-5
+
+
+def test_a_model_in_shards_learns_what_a_whole_one_does(two):
+    """All stages, codes that follow their documents included; the checkpoints inside a stage are one file."""
+    for part in two:
+        whole, sharded = part["sharded_run"]["whole"], part["sharded_run"]["sharded"]
+        assert sharded["sharded"] and not whole["sharded"]
+        assert torch.equal(sharded["codes"], whole["codes"])
+        for name, value in whole["weights"].items():
+            torch.testing.assert_close(sharded["weights"][name], value, rtol=1e-4, atol=1e-5, msg=name)
+        assert farthest(numbers(sharded["figures"]), numbers(whole["figures"])) < 1e-5
+
+
+def test_one_process_goes_on_where_two_stopped(two, tmp_path):
+    """With the same global batch, inside the stage as well; else it is refused."""
+    shutil.copytree(two[0]["folder"] / "other_number", tmp_path / "stopped")
+    assert (tmp_path / "stopped/stages/2-continuous/checkpoint-6/complete").exists()
+    settings = {"save_strategy": "steps", "save_steps": 3}
+    with pytest.raises(ExistingRunError, match="global_batch_size: 16 there, 8 now"):
+        make_trainer(tmp_path / "stopped", global_batch_size=8, **settings).train()
+    stopped = make_trainer(tmp_path / "stopped", global_batch_size=16, **settings)
+    stopped.train()
+    whole = make_trainer(tmp_path / "whole", global_batch_size=16, **settings)
+    whole.train()
+    assert (stopped.index.codes == whole.index.codes).all()
+    assert farthest(numbers(stopped.figures), numbers(whole.figures)) < 1e-3
 
 
 def test_a_whole_run_on_two_processes(two):

@@ -1,15 +1,21 @@
 """One of several processes of `test_distributed.py`; writes what it found to `folder/rank<r>.pt`.
 
-torchrun --nproc_per_node 2 tiny_worker.py folder task [task ..]
+torchrun --nproc_per_node 2 tiny_worker.py folder documents task [task ..]
 """
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+import tiny_equality  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+import yaml  # noqa: E402
+from accelerate.state import AcceleratorState, PartialState  # noqa: E402
+from accelerate.utils import DistributedType  # noqa: E402
 from tiny_retrieval import run_of_retrieval  # noqa: E402
 from tiny_training import (  # noqa: E402
     at_second_position,
@@ -120,6 +126,42 @@ def retrieval(folder: Path) -> dict:
     return run_of_retrieval(folder, batch_size=11)
 
 
+def sharded_run(folder: Path) -> dict:
+    """The same run in whole models and in shards, as `examples/accelerate/fsdp2.yaml` has them. accelerate shards on
+    accelerators alone; here it is made to believe that the CPUs are some."""
+
+    def run(name: str) -> dict:
+        trainer = make_trainer(
+            folder / name, per_device_train_batch_size=8, optim="sgd", learning_rate=0.05, ema_decay=0.6,
+            restart_threshold=0.3, save_strategy="steps", save_steps=5,
+        )  # fmt: skip
+        trainer.train()
+        return result_of(trainer) | {"sharded": trainer.is_fsdp_enabled}
+
+    whole = run("whole")
+    config = yaml.safe_load((Path(__file__).parents[2] / "examples/accelerate/fsdp2.yaml").read_text())["fsdp_config"]
+    os.environ["ACCELERATE_USE_FSDP"] = "true"
+    os.environ |= {name.upper(): str(v).lower() if isinstance(v, bool) else str(v) for name, v in config.items()}
+    begin = PartialState.__init__
+
+    def pretend(self, *args, **kwargs):
+        begin(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:  # not where it is known by now that it is FSDP
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = pretend
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return {"whole": whole, "sharded": run("sharded")}
+
+
+def other_number(folder: Path) -> None:
+    """Stops inside the second epoch of a stage, for another number of processes to go on."""
+    trainer = make_trainer(folder, global_batch_size=16, save_strategy="steps", save_steps=3)
+    trainer.add_callback(StopAt(trainer, "2-continuous", 7))
+    with contextlib.suppress(Stopped):
+        trainer.train()
+
+
 def result_of(trainer) -> dict:
     weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     return {"codes": torch.from_numpy(trainer.index.codes), "weights": weights, "figures": trainer.figures}
@@ -127,12 +169,19 @@ def result_of(trainer) -> dict:
 
 def main() -> None:
     """Does the tasks in turn."""
-    folder = Path(sys.argv[1])
-    found = {task: globals()[task](folder / task) for task in sys.argv[2:]}
-    found["world_size"] = dist.get_world_size()
-    torch.save(found, folder / f"rank{dist.get_rank()}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    folder, documents = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(1)
+    rank, world_size, found = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), {}
+    for task in sys.argv[3:]:
+        if task in globals():
+            found[task] = globals()[task](folder / task)
+        else:
+            found[task] = getattr(tiny_equality, task)(folder / task, documents, world_size)
+    found["world_size"] = dist.get_world_size() if dist.is_initialized() else 1
+    torch.save(found, folder / f"rank{rank}.pt")
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
