@@ -20,6 +20,7 @@ from data import CorpusArguments, CorpusError, load_corpus
 
 from modeling_lmindexer import SemanticIndex
 from modeling_lmindexer.index_check import check_folder
+from trainers.folder_lock import FolderLock
 from trainers.new_documents import ids_like, make_room, sample_of, save_with_model, with_ids_like
 
 
@@ -110,10 +111,11 @@ def main() -> None:
         if arguments.drift:
             compare(arguments, SemanticIndex.from_pretrained(arguments.folder))
         if any(changing):
-            index = SemanticIndex.from_pretrained(arguments.folder)
-            version = index.version
-            change(arguments, index)
-            save_with_model(index, arguments.folder)
+            with FolderLock(arguments.folder, "change"):
+                index = SemanticIndex.from_pretrained(arguments.folder)
+                version = index.version
+                change(arguments, index)
+                save_with_model(index, arguments.folder)
             print(f"{arguments.folder}: version {version} became {index.version}, {len(index):,} documents")
         is_bad = look(arguments)
     except (CorpusError, KeyError, OSError, ValueError) as error:

@@ -25,7 +25,7 @@ from .corpus_parts import (
     is_complete,
     write_parts_manifest,
 )
-from .file_lock import held
+from .folder_lock import FolderInUseError, FolderLock
 from .model_folder import METRICS_NAME, whole_folder
 from .progress import progress_bar
 from .run_state import ExistingRunError
@@ -61,17 +61,13 @@ class Leftovers:
         """Deletes what is to be deleted.
 
         Raises:
-            ExistingRunError: other processes are at work.
+            FolderInUseError: other processes are at work.
         """
         if not self.start_over and not self.redo_changed:
             return
         with contextlib.ExitStack() as stack:
-            locks = [stack.enter_context(held(path)) for path in folder.root.glob(".*.lock")]
-            if locks.count(False) > 1:  # one is this process's own
-                raise ExistingRunError(
-                    f"Other processes index into {folder.root.parent}: wait for them before --start_over or "
-                    "--redo_changed."
-                )
+            for path in folder.root.glob(".*.lock"):  # this process's own may be taken again
+                stack.enter_context(FolderLock(folder.root, path.name[1:].removesuffix(".lock")))
             if self.start_over:
                 folder.forget_all()
             for path in folder.forget_changed(sources):
@@ -85,14 +81,10 @@ def claimed(
     """Holds the place of a process in a folder; gives a folder for what is not whole, empty at the beginning.
 
     Raises:
-        ExistingRunError: another process with the same number is at work, or the parts are those of another run.
+        FolderInUseError: another process with the same number is at work; every one has its own `shard_index`.
+        ExistingRunError: the parts are those of another run.
     """
-    with held(folder.root / f".shard-{share.shard_index}.lock") as is_free:
-        if not is_free:
-            raise ExistingRunError(
-                f"Another process indexes into {folder.root.parent} as number {share.shard_index}: wait for it, or "
-                "give every process its own --shard_index."
-            )
+    with FolderLock(folder.root, f"shard-{share.shard_index}"):
         leftovers.clear(folder, sources, say)
         folder.claim()
         folder.check_sources(sources)
@@ -174,8 +166,10 @@ def finish_index(
     """
     if not all(is_complete(folder.of(source)) for source in sources):
         return None
-    with held(folder.root / ".index.lock") as is_free:
-        if not is_free:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FolderLock(folder.root, "index"))
+        except FolderInUseError:
             return None
         parts, digest = write_parts_manifest(folder, sources)
         target, work = folder.root.parent, folder.root / _WORK
@@ -203,8 +197,6 @@ def write_indexed_folder(
     Returns:
         the index, and what was changed in the model for it.
     """
-    for left in target.glob(".writing-*"):  # by a process that was killed
-        shutil.rmtree(left)
     config = LMIndexerConfig.from_pretrained(name_or_path)
     columns = [f"c{t}" for t in range(config.num_learned_positions)]
     index = build_bulk_index(PartRows(parts, columns), config, memory, work, say)
@@ -257,7 +249,8 @@ def index_corpus(
         say: is told what begins.
 
     Raises:
-        ExistingRunError: the folder is another run's, or another process works there under the same number.
+        ExistingRunError: the folder is another run's.
+        FolderInUseError: another process works there under the same number.
         UnusableShardsError: documents that no index can be made of.
     """
     with claimed(folder, sources, share, leftovers, say) as beside:
