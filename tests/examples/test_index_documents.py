@@ -1,5 +1,6 @@
 """`index_documents.py` as a user runs it: batches, parts and processes that change nothing, stops, and its errors."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -15,7 +16,6 @@ from transformers import AutoModel
 from modeling_lmindexer import SemanticIndex
 from modeling_lmindexer.folder import file_digest, read_manifest
 from trainers.bulk_assignment import BulkAssigner
-from trainers.folder_lock import FolderLock
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "index_documents.py"
 
@@ -161,7 +161,8 @@ def test_what_changed_is_refused_or_done_again(base, run, tmp_path):
     assert "which is not among the input files" in run(*arguments(data, out), ok=False)
     assert "70 documents in 2 parts" in run(*arguments(data, out, "--redo_changed"))
     assert "70 documents in 1 parts" in run(*arguments(data, out, "--records_per_part", 80, "--start_over"))
-    with FolderLock(out / "parts", "shard-0"):
+    with open(out / "parts" / ".shard-0.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as another process would
         assert "is in use by another shard-0" in run(*arguments(data, out), ok=False)
 
 
