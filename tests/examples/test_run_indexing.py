@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from launching import run_group
 from transformers import AutoModel
 
 from modeling_lmindexer import PrefixTreeLogitsProcessor, SemanticIndex
@@ -149,3 +150,23 @@ def test_settings_per_position_come_from_preset_file_and_command_line(tmp_path):
     assert arguments.codebook_init == ["micro", "kmeans", "kmeans"] and arguments.anchor_residuals
     with pytest.raises(SystemExit):
         parse_arguments(["--codebook_init", "median"])
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_two_cpus_index_as_one_does(examples_folder, tmp_path):
+    """Without `--use_cpu`, which a machine without an accelerator does not need."""
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
+    arguments = [name for name in TINY if name != "--use_cpu"]
+    script = [str(examples_folder / "run_indexing.py"), "--train_file", str(corpus), *arguments]
+    script += ["--optim", "sgd", "--global_batch_size", "16"]
+    config = ["--config_file", str(examples_folder / "accelerate" / "two_cpus.yaml")]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", *config]
+    for name, command in (("two", launcher), ("one", [sys.executable])):
+        folder = tmp_path / name
+        run_group([*command, *script, "--output_dir", str(folder)], tmp_path / f"{name}.log", 240)
+    two, one = (SemanticIndex.from_pretrained(tmp_path / name) for name in ("two", "one"))
+    assert two.semantic_ids == one.semantic_ids and two.document_ids == one.document_ids
+    settings = json.loads((tmp_path / "two/stages/settings.json").read_text())
+    assert settings["global_batch_size"] == 16
+    assert (tmp_path / "two.log").read_text().count("Model folder:") == 1

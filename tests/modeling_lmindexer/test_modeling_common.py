@@ -461,3 +461,13 @@ def test_without_a_last_position_fine_tuning_is_of_the_codes(plain_model):
         plain_model(**tiny_inputs(), labels=torch.ones(3, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="An ID has 2 positions, asked for 3"):
         plain_model(**tiny_inputs(), decoder_input_ids=decoder_ids())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_that_stay_whole_are_the_models_own(kind):
+    """FSDP refuses names that a model has no layer of, and must not put the token embeddings away between layers."""
+    model = tiny_model(kind)
+    layers = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]
+    assert {type(layer).__name__ for layer in layers} == set(model._no_split_modules)
+    assert all(part is not model.get_input_embeddings() for layer in layers for part in layer.modules())
+    assert layers or kind in ("mpnet", "distilbert")

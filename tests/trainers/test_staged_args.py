@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from tiny_training import make_trainer
 
+from trainers import staged_trainer
 from trainers.staged_args import StagedTrainingArguments
 
 
@@ -29,3 +31,9 @@ def test_several_processes_without_an_accelerator_take_the_cpu(tmp_path, monkeyp
     assert arguments(tmp_path).use_cpu
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert not arguments(tmp_path).use_cpu
+
+
+def test_zero_3_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(staged_trainer, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="fsdp2.yaml"):
+        make_trainer(tmp_path)
