@@ -413,7 +413,7 @@ class SemanticIndex:
             codes = np.array(table["codes"].to_pylist(), dtype=np.int64)
             has_disambiguation = json.loads(table.schema.metadata.get(b"has_disambiguation", b"true"))
             index = cls(table["id"].to_pylist(), codes, sizes, has_disambiguation)
-        except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise CorruptedFolderError(f"{path} is not a table of semantic IDs: {error}") from error
         index.name_or_path, index.hub_kwargs = str(name_or_path), hub_kwargs
         return index
