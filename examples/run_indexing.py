@@ -92,7 +92,7 @@ class ModelArguments:
 def parse_arguments(argv: list[str]) -> tuple[CorpusArguments, ModelArguments, SemanticIDTrainingArguments]:
     """Settings from a preset, from a `.yaml` file, if one comes first, and from the command line; the later win."""
     if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = as_arguments(yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8"))) + argv[1:]
+        argv = as_arguments(read_settings(Path(argv[0]))) + argv[1:]
     if "--preset" in argv:
         place = argv.index("--preset")
         name = argv[place + 1] if place + 1 < len(argv) else ""
@@ -101,6 +101,21 @@ def parse_arguments(argv: list[str]) -> tuple[CorpusArguments, ModelArguments, S
         argv = [*argv, "--output_dir", "outputs/python_docs"]
     parser = HfArgumentParser((CorpusArguments, ModelArguments, SemanticIDTrainingArguments))
     return parser.parse_args_into_dataclasses(args=argv)
+
+
+def read_settings(path: Path) -> dict:
+    """The settings of a YAML file.
+
+    Raises:
+        ValueError: it cannot be read, or holds something else.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, UnicodeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ValueError(f"{path} holds no settings; expected a line such as 'learning_rate: 0.001' for each.")
+    return settings
 
 
 def as_arguments(settings: dict) -> list[str]:

@@ -84,6 +84,16 @@ class LMIndexerConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As in transformers; a file that holds something else is a ValueError."""
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has no readable configuration: {error}. Download it again."
+            ) from error
+
+    @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """As in transformers, but a configuration of another model type is an error instead of a warning."""
         found = config_dict.get("model_type", cls.model_type)
@@ -92,7 +102,10 @@ class LMIndexerConfig(PreTrainedConfig):
                 f"This is a checkpoint of type {found!r}, not {cls.model_type!r}. To start an indexer from it, use "
                 "LMIndexerForSemanticID.from_backbone(...)."
             )
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"This is no configuration of an LMIndexer: {error}. Download it again.") from error
 
     def validate_codebooks(self):
         """At least one learned position, at least two codes in each, and no negative room at the end."""

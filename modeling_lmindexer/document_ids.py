@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
-from .folder import resolve_file
+from .folder import MANIFEST_NAME, reading_content, resolve_file, verify_files
+from .index_rules import check_ids
 from .prefix_arrays import is_integer
 
 try:
@@ -54,7 +55,9 @@ class DocumentIds:
                 return None
             if pyarrow is None:
                 raise ImportError("Reading document ids needs pyarrow: pip install pyarrow")
-            return pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist()
+            verify_files([path], resolve_file(name_or_path, MANIFEST_NAME, optional=True, **hub_kwargs))
+            with reading_content(path, "Download or write the folder again."):
+                return check_ids(pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist())
 
         return cls(load)
 

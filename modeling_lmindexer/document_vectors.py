@@ -139,6 +139,8 @@ class DocumentVectors:
             with safe_open(path, framework="pt") as file:
                 vectors, metadata = file.get_tensor("vectors"), file.metadata()
             documents, weight = metadata["documents"], float(metadata["weight"])
+            if vectors.ndim != 2 or not vectors.is_floating_point() or not vectors.isfinite().all():
+                raise ValueError(f"an array of shape {tuple(vectors.shape)} and {vectors.dtype}, or not of numbers")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise CorruptedFolderError(f"{path} does not hold vectors of documents: {error}") from error
         if len(vectors) != len(index) or documents != digest_of_ids(index.document_ids):

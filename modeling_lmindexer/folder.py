@@ -256,8 +256,10 @@ def read_manifest(path: str | os.PathLike) -> dict:
     try:
         manifest = json.loads(Path(path).read_text(encoding="utf-8"))
         version, files = manifest["format_version"], manifest["files"]
-        well_formed = isinstance(version, int) and all({"size", "sha256"} <= entry.keys() for entry in files.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        well_formed = type(version) is int and all(
+            type(entry.get("size")) is int and type(entry.get("sha256")) is str for entry in files.values()
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
         raise CorruptedFolderError(f"{path} is not a manifest ({error!r}); write the folder again.") from error
     if not well_formed:
         raise CorruptedFolderError(f"{path} is not a manifest: its entries lack a size or a hash; write it again.")

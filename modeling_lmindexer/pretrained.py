@@ -1,5 +1,6 @@
 """Initialisation, loading and saving of an indexer: what every `from_pretrained` and `save_pretrained` checks."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -14,10 +15,19 @@ from transformers.generation import GenerationConfig
 from .codebooks import Codebook, DisambiguationHead
 from .configuration_lmindexer import LEAST_TEMPERATURE, LMIndexerConfig
 from .decoder import ZeroLinear
-from .folder import MANIFEST_NAME, CorruptedFolderError, read_manifest, resolve_file, update_manifest, verify_files
+from .folder import (
+    MANIFEST_NAME,
+    CorruptedFolderError,
+    read_manifest,
+    reading_content,
+    resolve_file,
+    update_manifest,
+    verify_files,
+)
 from .hub import joined_manifest
 from .reconstructor import Reconstructor
 
+_SETTINGS = ("config.json", "generation_config.json")
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "force_download")
 
 
@@ -74,13 +84,16 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
             listed = read_manifest(manifest)["files"]
             weights = [n for n in listed if n.startswith("model") and n.endswith((".safetensors", ".index.json"))]
             verify_files(
-                [resolve_file(name, n, **hub_kwargs) for n in ["config.json", *weights] if n in listed], manifest
+                [resolve_file(name, n, **hub_kwargs) for n in [*_SETTINGS, *weights] if n in listed], manifest
             )
         config = kwargs.get("config")
         is_plain = name is not None and isinstance(config, LMIndexerConfig) and not is_indexer(name, **hub_kwargs)
         if is_plain and kwargs.get("generation_config") is None:
             kwargs["generation_config"] = id_generation_config(config)  # the checkpoint's own is for text
         with_report = kwargs.pop("output_loading_info", False)
+        if not is_plain:
+            check_generation_config(name, **hub_kwargs)
+            kwargs.setdefault("use_safetensors", True)  # no pickle, also where there are no other weights
         try:
             model, report = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
         except SafetensorError as error:
@@ -88,6 +101,14 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
                 f"The weights in {name} cannot be read ({error}): the file is truncated or no safetensors file. "
                 "Download or write the folder again."
             ) from error
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise CorruptedFolderError(
+                f"The weights in {name} have other shapes than its config.json says. Download or write the folder "
+                "again."
+            ) from error
+        check_finite(model, name)
         if is_plain and (missing := [key for key in report["missing_keys"] if key.startswith("backbone.")]):
             raise ValueError(
                 f"{name} lacks {len(missing)} weights of the backbone, such as {sorted(missing)[0]!r}: use "
@@ -114,6 +135,26 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
         if manifest is not None:
             (Path(working_dir) / MANIFEST_NAME).write_bytes(manifest)
         return super()._upload_modified_files(working_dir, repo_id, *args, token=token, revision=revision, **kwargs)
+
+
+def check_generation_config(name_or_path: str | os.PathLike | None, **hub_kwargs) -> None:
+    """Raises CorruptedFolderError for settings of `generate` that transformers would stumble over."""
+    path = None
+    if name_or_path is not None:
+        path = resolve_file(name_or_path, "generation_config.json", optional=True, **hub_kwargs)
+    if path is not None:
+        with reading_content(path, "Download or write the folder again."):
+            GenerationConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def check_finite(model: nn.Module, name_or_path: str | os.PathLike | None) -> None:
+    """Raises CorruptedFolderError for weights that are not numbers."""
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point() and weight.device.type != "meta" and not weight.isfinite().all():
+            raise CorruptedFolderError(
+                f"The weights in {name_or_path} are damaged: {name} holds values that are not finite. Download or "
+                "write the folder again."
+            )
 
 
 def is_indexer(name_or_path: str | os.PathLike, **hub_kwargs) -> bool:

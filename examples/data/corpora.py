@@ -102,7 +102,12 @@ def load_corpus(arguments: CorpusArguments) -> Dataset:
     if not len(rows):
         raise CorpusError(f"{source} holds no rows; expected one per document.")
     choice = _Columns.choose(arguments, columns, source)
-    corpus = _documents(_first(rows, arguments.max_documents), choice)
+    try:
+        corpus = _documents(_first(rows, arguments.max_documents), choice)
+    except UnicodeError as error:  # bytes that are no text, or half of a character in JSON, such as "\\ud800"
+        raise CorpusError(
+            f"{source} holds text that is no Unicode ({error}): write the file anew in UTF-8."
+        ) from error
     _check_ids(corpus["id"][:], source, choice.id)
     return _without_empty_texts(corpus, arguments.drop_empty_texts, source, choice.text)
 

@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetGenerationError
 JSON = "json"  # the only column of rows that are still JSON text
 FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".json": "json", ".json.gz": "json"}
 FORMATS |= {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet"}
-_UNREADABLE = (DatasetGenerationError, OSError, EOFError, ValueError, zlib.error)
+_UNREADABLE = (DatasetGenerationError, OSError, EOFError, ValueError, RecursionError, zlib.error)
 
 
 class CorpusError(ValueError):
@@ -110,7 +110,7 @@ def _read_json(path: Path) -> tuple[Dataset, list[str]]:
 def _json_object(line: str, where: str) -> dict:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise CorpusError(f"{where} is not JSON ({error}): {line[:80]!r}. Expected one object per line.") from error
     if not isinstance(row, dict):
         raise CorpusError(f"{where} is not a JSON object but {line[:80]!r}. Expected one object per document.")
