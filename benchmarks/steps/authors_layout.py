@@ -17,7 +17,7 @@ from modeling_lmindexer import LMIndexerForSemanticID
 from trainers.documents import IndexingDataset
 from trainers.stages import Stage
 
-from .floor import Floor, Ready
+from .floor import Floor, Ready, all_positions
 
 
 class AuthorsLayout:
@@ -36,7 +36,7 @@ class AuthorsLayout:
     ):
         self.documents, self.length, self.pad_token_id = documents, length, pad_token_id
         self.passes, self.stage = Floor(model, stage, "dropout"), stage
-        width = model.config.hidden_size
+        width, self.positions = model.config.hidden_size, all_positions(length, model)
         self.attention = nn.MultiheadAttention(width, max(1, width // 64), batch_first=True)
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
@@ -46,7 +46,7 @@ class AuthorsLayout:
         """What the stage trains."""
         return [*(p for p in self.passes.model.parameters() if p.requires_grad), *self.own.parameters()]
 
-    def collate(self, rows: list[int], positions: torch.Tensor) -> tuple[Ready, torch.Tensor]:
+    def collate(self, rows: list[int]) -> tuple[Ready, torch.Tensor]:
         """Inputs of documents, and the visible tokens of every token's row `(batch, length, length)`."""
         ids, masks, matrices = [], [], []
         for row in rows:
@@ -67,8 +67,7 @@ class AuthorsLayout:
             matrices.append(matrix)
         codes = torch.from_numpy(self.documents.codes[rows])
         tokens, mask = torch.tensor(ids), torch.tensor(masks)
-        batch, places = torch.ones_like(tokens).nonzero(as_tuple=True)
-        ready = Ready(tokens, mask, mask.bool(), batch, places, tokens.flatten(), positions, codes)
+        ready = Ready(tokens, mask, mask.bool(), tokens, mask.bool(), self.positions, codes)
         return ready, torch.tensor(matrices, dtype=torch.bool)
 
     def loss(self, ready: Ready, visible: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from modeling_lmindexer import LMIndexerForSemanticID
-from modeling_lmindexer.reconstructor import sinusoidal_positions
+from modeling_lmindexer.reconstructor import sinusoidal_positions, target_places
 from trainers.stages import Stage
 
 
@@ -15,28 +15,33 @@ from trainers.stages import Stage
 class Ready:
     """A batch without anything left to prepare.
 
-    `tokens` and `mask` and `hints` `(batch, tokens)`; `rows`, `places` and `targets` `(hidden tokens,)`, the targets
-    numbered among the words of the corpus; `positions` `(tokens, hidden)`; `codes` `(batch, positions)` of the prefix.
+    `tokens`, `mask` and `hints` `(batch, tokens)`; `targets` `(hidden tokens,)`, numbered among the words of the corpus;
+    `is_target` `(batch, most hidden tokens)`, which of the queries have one; `positions` `(batch, most hidden tokens,
+    hidden)` of the queries; `codes` `(batch, positions)` of the prefix.
     """
 
     tokens: torch.Tensor
     mask: torch.Tensor
     hints: torch.Tensor
-    rows: torch.Tensor
-    places: torch.Tensor
     targets: torch.Tensor
+    is_target: torch.Tensor
     positions: torch.Tensor
     codes: torch.Tensor | None
 
     @classmethod
     def of(cls, batch: dict[str, torch.Tensor], model: LMIndexerForSemanticID) -> "Ready":
         """From what the trainer's collator makes."""
-        rows, places = batch["target_weights"].nonzero(as_tuple=True)
         tokens, codes = batch["input_ids"], batch.get("decoder_input_ids")
-        targets = model.reconstructor.target_indices(tokens[rows, places])
-        positions = sinusoidal_positions(tokens.shape[1], model.config.hidden_size, model.reconstructor.start.detach())
+        targets = model.reconstructor.target_indices(tokens[batch["target_weights"] > 0])
+        places, is_target = target_places(batch["target_weights"])
+        positions = all_positions(tokens.shape[1], model)[places]
         codes = None if codes is None else codes[:, 1:] - 1
-        return cls(tokens, batch["attention_mask"], batch["hint_mask"], rows, places, targets, positions, codes)
+        return cls(tokens, batch["attention_mask"], batch["hint_mask"], targets, is_target, positions, codes)
+
+
+def all_positions(length: int, model: LMIndexerForSemanticID) -> torch.Tensor:
+    """Position vectors `(length, hidden)`."""
+    return sinusoidal_positions(length, model.config.hidden_size, model.reconstructor.start.detach())
 
 
 class Floor:
@@ -83,7 +88,8 @@ class Floor:
         hidden = self.hidden(ready)
         last = hidden[:, -1]
         second = self.hidden(ready)[:, -1] if self.views == "dropout" else last
-        loss = (last @ second.T).logsumexp(-1).sum() + F.cross_entropy(hidden[:, 0] @ self.books[0].T, ready.codes[:, 0])
+        loss = (last @ second.T).logsumexp(-1).sum()
+        loss = loss + F.cross_entropy(hidden[:, 0] @ self.books[0].T, ready.codes[:, 0])
         code = last
         if self.stage.kind == "discrete":
             code = (last @ self.books[1].T).softmax(-1) @ self.books[1]
@@ -92,9 +98,9 @@ class Floor:
 
     def reconstruct(self, codes: torch.Tensor, ready: Ready) -> torch.Tensor:
         """Cross-entropy of the hidden tokens, from `codes` `(batch, positions, hidden)`."""
-        queries = codes[:, :, None] + ready.positions
+        queries = codes[:, :, None] + ready.positions[:, None]
         hints = self.embedding(ready.tokens)
         for layer in self.layers:
             queries = layer(queries, hints, ready.hints)
-        found = queries.sum(dim=1)[ready.rows, ready.places]
+        found = queries.sum(dim=1)[ready.is_target]
         return F.cross_entropy(self.projection(found), ready.targets)

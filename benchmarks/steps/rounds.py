@@ -48,7 +48,7 @@ class Rounds(TrainerCallback):
 
 
 def updating(losses, parameters: list) -> callable:
-    """A function of the step's number: the loss, its gradients and AdamW's step, as the trainer's optimizer does it."""
+    """A function of the step's number: the loss, its gradients and the step of AdamW, which the trainer uses too."""
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
 
     def step(number: int) -> None:
@@ -79,12 +79,10 @@ def measure(setting: Setting, tokenizer, stage: str, rounds: int, authors: bool)
         layout = AuthorsLayout(
             copy.deepcopy(trainer.model), trainer.stage, trainer.documents, setting.length, tokenizer.pad_token_id
         )
-        places = max((one.positions for one in ready), key=len)
-        places = torch.nn.functional.pad(places, (0, 0, 0, setting.length - len(places)))
         rows = [batch["documents"].tolist() for batch in batches]
 
         def loss(number: int) -> torch.Tensor:
-            return layout.loss(*layout.collate(rows[number], places))
+            return layout.loss(*layout.collate(rows[number]))
 
         others["authors' layout"] = updating(loss, layout.parameters())
     callback = Rounds(others)
