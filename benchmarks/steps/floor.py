@@ -15,7 +15,7 @@ from trainers.stages import Stage
 class Ready:
     """A batch without anything left to prepare.
 
-    `tokens`, `mask` and `hints` `(batch, tokens)`; `targets` `(hidden tokens,)`, numbered among the words of the corpus;
+    `tokens`, `mask` and `hints` `(batch, tokens)`; `targets` `(hidden tokens,)`, numbered among the corpus's words;
     `is_target` `(batch, most hidden tokens)`, which of the queries have one; `positions` `(batch, most hidden tokens,
     hidden)` of the queries; `codes` `(batch, positions)` of the prefix.
     """

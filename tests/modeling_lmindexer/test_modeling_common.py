@@ -352,12 +352,8 @@ def test_learning_returns_what_the_losses_need(model, view, quantize):
     count = int((inputs["target_weights"] > 0).sum())
     assert output.reconstruction.losses.shape == (count,) and output.reconstruction.logits is None
     assert output.reconstruction.documents.tolist() == inputs["target_weights"].nonzero()[:, 0].tolist()
-    loss = (
-        output.reconstruction.losses.mean()
-        + (anchors * views).sum()
-       
+    loss = output.reconstruction.losses.mean() + (anchors * views).sum()
     loss = loss + sum(scores.sum() for scores in output.code_logits)
-    )
     loss.backward()
     for module in (model.reconstructor.layers, model.get_encoder(), model.codebooks.learned[0]):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
