@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_lmindexer import LMIndexerConfig
 from .outputs import ReconstructionOutput
@@ -25,7 +26,7 @@ def target_places(target_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return places, is_target.gather(-1, places)
 
 
-class ReconstructorLayer(nn.Module):
+class ReconstructorLayer(GradientCheckpointingLayer):
     """One bidirectional Transformer layer whose queries are codes and whose keys and values are the visible tokens.
 
     Queries do not attend to each other and hidden tokens are never keys, so no depth leaks what is to be predicted.

@@ -133,7 +133,9 @@ def at_second_position(
     return trainer
 
 
-class _Gradients(TrainerCallback):
+class Gradients(TrainerCallback):
+    """Keeps the gradients of the last optimizer step, by the names of parameters."""
+
     def __init__(self):
         self.found = {}
 
@@ -144,7 +146,7 @@ class _Gradients(TrainerCallback):
 
 def first_step(trainer: SemanticIDTrainer) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Gradients of a stage's first optimizer step, and its losses as they are logged."""
-    gradients = _Gradients()
+    gradients = Gradients()
     trainer.add_callback(gradients)
     Trainer.train(trainer)
     logged = trainer.state.log_history[0]

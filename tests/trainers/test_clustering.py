@@ -1,7 +1,6 @@
 """k-means: its labels are what the codebook assigns, every code is used, and the seed decides everything."""
 
-import subprocess
-import sys
+import tracemalloc
 
 import faiss
 import numpy as np
@@ -228,16 +227,13 @@ def test_moves_among_the_farthest_are_moves_among_all(seed, num_candidates, dire
     np.testing.assert_array_equal(filled[0].centroids, filled[1].centroids)
 
 
-def test_no_matrix_of_all_vectors_and_centroids():
-    """20,000 x 3,000 scores would be 240 MB in float32; vectors, centroids and a chunk of scores are 10 MB."""
-    script = (
-        "import resource, numpy as np; from trainers import clustering\n"
-        "clustering._MOST_COMPARISONS, clustering._SCORES_IN_MEMORY = 0, 2**20\n"
-        "points = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32)\n"
-        "clustering.kmeans(points[:200], 10, similarity='cosine', seed=0)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "clustering.kmeans(points, 3_000, similarity='cosine', seed=0, iterations=2)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
-    )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(found.stdout) < 100_000  # KB
+def test_no_matrix_of_all_vectors_and_centroids(monkeypatch):
+    """20,000 x 1,000 scores would be 80 MB in float32; vectors, centroids and chunks of scores are less than 20."""
+    monkeypatch.setattr("trainers.clustering._MOST_COMPARISONS", 0)
+    monkeypatch.setattr("trainers.clustering._SCORES_IN_MEMORY", 2**19)
+    points = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32)
+    tracemalloc.start()
+    kmeans(points, 1_000, similarity="cosine", seed=0, iterations=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
