@@ -45,10 +45,10 @@ def all_positions(length: int, model: LMIndexerForSemanticID) -> torch.Tensor:
 
 
 class Floor:
-    """Encoder, decoder, reconstructor layer and projection of a model, called one after the other.
+    """Encoder, decoder, reconstructor (layer and norms) and projection of a model, called one after the other.
 
     What is left out: the collator, the gather of the corpus's words from the embedding matrix (a matrix of its own
-    here), norms around the reconstructor, the weights of the losses and the Trainer's bookkeeping.
+    here), the weights of the losses and the Trainer's bookkeeping.
 
     Args:
         model: of which the modules are taken; nobody else trains it.
@@ -98,9 +98,10 @@ class Floor:
 
     def reconstruct(self, codes: torch.Tensor, ready: Ready) -> torch.Tensor:
         """Cross-entropy of the hidden tokens, from `codes` `(batch, positions, hidden)`."""
-        queries = codes[:, :, None] + ready.positions[:, None]
-        hints = self.embedding(ready.tokens)
+        reconstructor = self.model.reconstructor
+        queries = reconstructor.query_norm(codes)[:, :, None] + ready.positions[:, None]
+        hints = reconstructor.hint_norm(self.embedding(ready.tokens))
         for layer in self.layers:
             queries = layer(queries, hints, ready.hints)
-        found = queries.sum(dim=1)[ready.is_target]
+        found = reconstructor.output_norm(queries.sum(dim=1)[ready.is_target])
         return F.cross_entropy(self.projection(found), ready.targets)
