@@ -39,12 +39,14 @@ class ReconstructionOutput(ModelOutput):
     """Predictions of the reconstructor for `predictions` hidden tokens (or one bag per document).
 
     Args:
-        logits: `(predictions, vocabulary)`.
+        losses: cross-entropy of each prediction `(predictions,)`, float32 at least.
+        logits: `(predictions, vocabulary)`, of a model in evaluation mode: there may be too many to keep in training.
         targets: token indices in the vocabulary `(predictions,)`, or distributions `(predictions, vocabulary)`.
         weights: `(predictions,)`, weight of each prediction among those of its document.
         documents: `(predictions,)`, row of the batch that each prediction belongs to.
     """
 
+    losses: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     targets: torch.Tensor | None = None
     weights: torch.Tensor | None = None

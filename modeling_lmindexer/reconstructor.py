@@ -3,9 +3,11 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_lmindexer import LMIndexerConfig
 from .outputs import ReconstructionOutput
+from .word_losses import losses_of_scores, word_losses
 
 
 def sinusoidal_positions(length: int, width: int, like: torch.Tensor) -> torch.Tensor:
@@ -15,7 +17,16 @@ def sinusoidal_positions(length: int, width: int, like: torch.Tensor) -> torch.T
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width].to(like.dtype)
 
 
-class ReconstructorLayer(nn.Module):
+def target_places(target_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the tokens to predict are, in order, and which of these are not there to fill up the rows:
+    `(batch, most tokens to predict in a document)` each, from weights `(batch, tokens)`."""
+    is_target = target_weights > 0
+    width = max(1, int(is_target.sum(-1).max()))
+    places = is_target.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :width]
+    return places, is_target.gather(-1, places)
+
+
+class ReconstructorLayer(GradientCheckpointingLayer):
     """One bidirectional Transformer layer whose queries are codes and whose keys and values are the visible tokens.
 
     Queries do not attend to each other and hidden tokens are never keys, so no depth leaks what is to be predicted.
@@ -106,16 +117,23 @@ class Reconstructor(nn.Module):
         if self.bag:
             hidden = self.read(queries, token_embedding, input_ids, hint_mask)[:, 0]
             return self.predict_bag(hidden, token_embedding, input_ids, target_weights)
-        hidden = self.read(queries, token_embedding, input_ids, hint_mask)
+        places, is_target = target_places(target_weights)
+        hidden = self.read(queries, token_embedding, input_ids, hint_mask, places)[is_target]
         return self.predict_tokens(hidden, token_embedding, input_ids, target_weights)
 
-    def read(self, codes, token_embedding, input_ids, hint_mask) -> torch.Tensor:
-        """What the codes say beside the visible tokens: `(batch, positions, queries, hidden)` codes, one query per
-        document or alternative, or one that serves all places of a text; `(batch, queries or tokens, hidden)`."""
+    def read(self, codes, token_embedding, input_ids, hint_mask, asked=None) -> torch.Tensor:
+        """What the codes say beside the visible tokens: `(batch, queries, hidden)`.
+
+        Args:
+            codes: `(batch, positions, queries, hidden)`, one query per document or alternative; or, with `asked`, one
+                that serves all places.
+            token_embedding, input_ids, hint_mask: as for `forward`.
+            asked: places of the tokens to predict `(batch, queries)`.
+        """
         places = sinusoidal_positions(input_ids.shape[1], codes.shape[-1], codes)
         queries = self.query_norm(codes)
-        if not self.bag:
-            queries = queries + places  # (batch, positions, tokens, hidden)
+        if asked is not None:
+            queries = queries + places[asked][:, None]
         if not hint_mask.any():  # then no token is a key, and none need be read
             input_ids, hint_mask, places = input_ids[:, :0], hint_mask[:, :0], places[:0]
         hints = self.hint_norm(F.embedding(input_ids, token_embedding)) + places
@@ -140,34 +158,48 @@ class Reconstructor(nn.Module):
 
     def token_logits(self, hidden: torch.Tensor, token_embedding: torch.Tensor) -> torch.Tensor:
         """`(predictions, hidden)` to `(predictions, vocabulary)`."""
+        weight, bias = self.projection(token_embedding)
+        return self.output_norm(hidden) @ weight.T + bias
+
+    def projection(self, token_embedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight `(vocabulary, hidden)` and bias `(vocabulary,)` of the words that are ever predicted."""
         weight, bias = token_embedding, self.bias
         if self.vocabulary is not None:
             weight, bias = weight[self.vocabulary], bias[self.vocabulary]
         scale = weight.detach().norm(dim=-1).mean().clamp(min=1e-6)
-        return self.output_norm(hidden) @ (weight / scale).T + bias
+        return weight / scale, bias
+
+    def judge(self, hidden: torch.Tensor, token_embedding: torch.Tensor, targets: torch.Tensor) -> dict:
+        """Losses of predictions `(predictions, hidden)`; see [`ReconstructionOutput`]."""
+        if self.training:
+            return {"losses": word_losses(self.output_norm(hidden), *self.projection(token_embedding), targets)}
+        logits = self.token_logits(hidden, token_embedding)
+        return {"losses": losses_of_scores(logits, targets), "logits": logits}
 
     def target_indices(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Places of token ids in the vocabulary."""
         return token_ids if self.index_in_vocabulary is None else self.index_in_vocabulary[token_ids]
 
     def predict_tokens(self, hidden, token_embedding, input_ids, target_weights) -> ReconstructionOutput:
-        """One prediction per hidden token, at its place; `hidden` is `(batch, tokens, hidden)`."""
+        """One prediction per hidden token, at its place; `hidden` is `(predictions, hidden)`."""
         documents, places = target_weights.nonzero(as_tuple=True)
+        targets = self.target_indices(input_ids[documents, places])
         return ReconstructionOutput(
-            logits=self.token_logits(hidden[documents, places], token_embedding),
-            targets=self.target_indices(input_ids[documents, places]),
+            **self.judge(hidden, token_embedding, targets),
+            targets=targets,
             weights=target_weights[documents, places],
             documents=documents,
         )
 
     def predict_bag(self, hidden, token_embedding, input_ids, target_weights) -> ReconstructionOutput:
         """One prediction per document, against the weights of its hidden tokens; `hidden` is `(batch, hidden)`."""
-        logits = self.token_logits(hidden, token_embedding)
+        words = len(self.bias) if self.vocabulary is None else len(self.vocabulary)
+        targets = self.bag_of(input_ids, target_weights, words)
         return ReconstructionOutput(
-            logits=logits,
-            targets=self.bag_of(input_ids, target_weights, logits.shape[-1]),
+            **self.judge(hidden, token_embedding, targets),
+            targets=targets,
             weights=target_weights.sum(-1),
-            documents=torch.arange(len(logits), device=logits.device),
+            documents=torch.arange(len(hidden), device=hidden.device),
         )
 
     def bag_of(self, input_ids, target_weights, vocabulary_size: int) -> torch.Tensor:

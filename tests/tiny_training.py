@@ -137,7 +137,9 @@ def at_second_position(
     return trainer
 
 
-class _Gradients(TrainerCallback):
+class Gradients(TrainerCallback):
+    """Keeps the gradients of every optimizer step, by the names of parameters."""
+
     def __init__(self):
         self.steps = []
 
@@ -148,7 +150,7 @@ class _Gradients(TrainerCallback):
 
 def training_steps(trainer: SemanticIDTrainer) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, float]]]:
     """Gradients and losses of every optimizer step of a stage, as they are logged."""
-    gradients = _Gradients()
+    gradients = Gradients()
     trainer.add_callback(gradients)
     Trainer.train(trainer)
     names = {"loss", *trainer.objective.factors(trainer.stage)}

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from modeling_lmindexer.backbones import encode_text, pool
 from modeling_lmindexer.outputs import ReconstructionOutput
+from modeling_lmindexer.word_losses import losses_of_scores
 
 
 @dataclass
@@ -86,9 +87,10 @@ class AdaptationModel(nn.Module):
         if labels is not None:
             logits = self.language_model(input_ids=masked_input_ids, attention_mask=attention_mask).logits
             documents, places = (labels != -100).nonzero(as_tuple=True)
+            targets = labels[documents, places]
             output.tokens = ReconstructionOutput(
-                logits=logits[documents, places],
-                targets=labels[documents, places],
+                losses=losses_of_scores(logits[documents, places], targets),
+                targets=targets,
                 weights=torch.ones_like(documents, dtype=torch.float32),
                 documents=documents,
             )
@@ -101,9 +103,10 @@ class AdaptationModel(nn.Module):
         total = target_weights.sum(-1)
         bag = target_weights.new_zeros(len(total), self.words.out_features)
         bag.scatter_add_(1, self.index_in_vocabulary[input_ids], target_weights)
+        shares = bag / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None]
         return ReconstructionOutput(
-            logits=self.words(embeddings),
-            targets=bag / total.clamp(min=torch.finfo(total.dtype).tiny)[:, None],
+            losses=losses_of_scores(self.words(embeddings), shares),
+            targets=shares,
             weights=total,
             documents=torch.arange(len(total), device=total.device),
         )

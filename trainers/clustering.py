@@ -7,6 +7,11 @@ import numpy as np
 
 _FILLING_ROUNDS = 20
 _SCORES_IN_MEMORY = 2**24
+# Vectors x centroids that Lloyd's compares in every iteration; beyond, in parts: a million vectors and 51,200
+# centroids would take hours on a CPU.
+_MOST_COMPARISONS = 2**28
+_SAMPLE_PER_PART = 256
+_CANDIDATES = 2**15
 
 
 class Clustering(NamedTuple):
@@ -29,7 +34,9 @@ def kmeans(
 
     Cosine and dot product are one computation, spherical k-means: all centroids have the mean norm of the vectors, so
     that no centroid wins by its length and both similarities are largest at the same one. No cluster is left empty.
-    The result depends on the arguments alone, bit by bit.
+    The result depends on the arguments alone, bit by bit. No matrix of all vectors and centroids is made; where there
+    would be more than 2**28 entries and no GPU, Lloyd's clusters the vectors into about `sqrt(K)` parts, and then each
+    part on its own, with as many centroids as is its share of the vectors.
 
     Args:
         vectors: `(N, D)`, used as float32. A zero vector has no direction: for cosine and dot product it gets label 0.
@@ -45,7 +52,8 @@ def kmeans(
     """
 
     def train(points: np.ndarray, spherical: bool) -> np.ndarray:
-        return _train(points, num_clusters, spherical, seed, iterations, restarts)
+        in_parts = len(points) * num_clusters > _MOST_COMPARISONS and not _has_gpu()
+        return (_train_in_parts if in_parts else _train)(points, num_clusters, spherical, seed, iterations, restarts)
 
     return cluster(vectors, num_clusters, similarity, train)
 
@@ -97,6 +105,35 @@ def _check_distinct(points: Iterable[np.ndarray], num_clusters: int):
     )
 
 
+def _has_gpu() -> bool:
+    import faiss
+
+    return faiss.get_num_gpus() > 0
+
+
+def _train_in_parts(
+    points: np.ndarray, num_clusters: int, spherical: bool, seed: int, iterations: int, restarts: int
+) -> np.ndarray:
+    """As [`_train`], in time that grows with `N sqrt(K)`: clusters of the vectors, and in each its own centroids."""
+    number = round(num_clusters**0.5)
+    sample = points
+    if len(points) > _SAMPLE_PER_PART * number:
+        sample = points[np.random.default_rng(seed).permutation(len(points))[: _SAMPLE_PER_PART * number]]
+    coarse = _train(sample, number, spherical, seed, iterations, restarts)
+    labels = _assign(points, coarse, np.ones(len(points)) if spherical else None)[0]
+    counts = np.bincount(labels, minlength=number)
+    bounds = np.cumsum(counts)
+    # Rounded so that they add up; never more than there are points, for there are no more centroids than points.
+    shares = np.diff(bounds * num_clusters // len(points), prepend=0)
+    order = np.argsort(labels, kind="stable")
+    parts = [
+        _train(points[order[end - count : end]], int(share), spherical, seed, iterations, restarts)
+        for end, count, share in zip(bounds, counts, shares, strict=True)
+        if share
+    ]
+    return np.concatenate(parts)
+
+
 def _train(
     points: np.ndarray, num_clusters: int, spherical: bool, seed: int, iterations: int, restarts: int
 ) -> np.ndarray:
@@ -116,7 +153,7 @@ def _train(
         # faiss would otherwise train on a sample, and warn of small clusters
         max_points_per_centroid=len(points),
         min_points_per_centroid=1,
-        gpu=faiss.get_num_gpus() > 0,
+        gpu=_has_gpu(),
         **options,
     )
     machine.train(points)
@@ -134,16 +171,43 @@ def _fill(vectors: np.ndarray, centroids: np.ndarray, norms: np.ndarray | None) 
         empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
         if not len(empty):
             return Clustering(centroids, labels)
-        for cluster in empty:
-            farthest = vectors[[np.argmin(closeness)]]  # (1, D)
-            if norms is not None:
-                farthest = _on_norm(farthest, np.linalg.norm(centroids[0].astype(np.float64)))
-            centroids[cluster] = farthest[0]
-            closeness = np.maximum(closeness, _assign(vectors, farthest, norms)[1])
+        while len(empty):
+            moved = _move(centroids, empty, vectors, closeness, norms)
+            if moved < len(empty):
+                closeness = np.maximum(closeness, _assign(vectors, centroids[empty[:moved]], norms)[1])
+            empty = empty[moved:]
+    empty = np.setdiff1d(np.arange(len(centroids)), labels)
     raise ValueError(
         f"{len(empty)} of {len(centroids)} codes get no document: the vectors are too close together, "
         "set a smaller codebook"
     )
+
+
+def _move(
+    centroids: np.ndarray, empty: np.ndarray, vectors: np.ndarray, closeness: np.ndarray, norms: np.ndarray | None
+) -> int:
+    """Moves the first of the `empty` centroids, each to the vector that is farthest from all centroids by then.
+
+    Only the vectors that are farthest at the start are looked at, while one of them must still be the farthest of all.
+
+    Returns:
+        how many were moved, at least one.
+    """
+    number = max(_CANDIDATES, 4 * len(empty))
+    rows, limit = np.arange(len(vectors)), np.inf
+    if len(vectors) > number:
+        rows = np.sort(np.argpartition(closeness, number)[:number])
+        limit = closeness[rows].max()
+    candidates, closeness = vectors[rows], closeness[rows]
+    for moved, cluster in enumerate(empty):
+        if moved and closeness.min() >= limit:
+            return moved
+        farthest = candidates[[np.argmin(closeness)]]  # (1, D)
+        if norms is not None:
+            farthest = _on_norm(farthest, np.linalg.norm(centroids[0].astype(np.float64)))
+        centroids[cluster] = farthest[0]
+        closeness = np.maximum(closeness, _assign(candidates, farthest, None if norms is None else norms[rows])[1])
+    return len(empty)
 
 
 def _assign(vectors: np.ndarray, centroids: np.ndarray, norms: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .prefix_sampler import PrefixBatchSampler
-
-_POOL = 50  # global batches that are sorted at once, as transformers does: enough to save, too few to lose the chance
+from .prefix_sampler import POOL, PrefixBatchSampler
 
 
 class LengthBatchSampler(PrefixBatchSampler):
@@ -28,7 +26,7 @@ class LengthBatchSampler(PrefixBatchSampler):
         capacity, lengths = self._capacity, self.lengths(epoch)
         rng = np.random.default_rng((self.seed, epoch))
         shuffled = rng.permutation(len(lengths))
-        pools = [shuffled[start : start + _POOL * capacity] for start in range(0, len(shuffled), _POOL * capacity)]
+        pools = [shuffled[start : start + POOL * capacity] for start in range(0, len(shuffled), POOL * capacity)]
         ordered = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
         complete = len(ordered) // capacity * capacity
         batches = rng.permutation(ordered[:complete].reshape(-1, capacity))

@@ -21,11 +21,7 @@ def reconstruction_loss(output: ReconstructionOutput, num_documents: int, reduct
     Returns:
         `(documents,)`; 0 for a document without hidden tokens.
     """
-    logits = as_precise(output.logits)
-    if output.targets.is_floating_point():
-        terms = -(output.targets * logits.log_softmax(-1)).sum(-1)
-    else:
-        terms = F.cross_entropy(logits, output.targets, reduction="none")
+    terms = output.losses
     weights = output.weights.to(terms.dtype)
     total = terms.new_zeros(num_documents).index_add(0, output.documents, terms * weights)
     if reduction == "sum":

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+POOL = 50  # global batches that are sorted at once, as transformers does: enough to save, too few to lose the chance
+
 
 class SampleKey(NamedTuple):
     """What the data set is asked for: document `index` as epoch `epoch` shows it, counting `weight` (0: a filler)."""
@@ -30,6 +32,9 @@ class PrefixBatchSampler(Sampler[list[SampleKey]]):
         batch_size: documents per list, that is, per process.
         num_processes: processes that share a global batch.
         seed: of the order, together with the epoch.
+        lengths: `(N,)` of the documents in tokens, to bring those of about one length together, so that little of what
+            a model computes is padding: documents of a group that fills several batches, and small groups by their
+            mean, out of every 50 shuffled batches.
 
     Raises:
         ValueError: `groups` is empty or not one-dimensional, `batch_size` or `num_processes` is less than 1.
@@ -38,7 +43,10 @@ class PrefixBatchSampler(Sampler[list[SampleKey]]):
     # accelerate reads both, and pads or drops what it takes for incomplete
     drop_last = False
 
-    def __init__(self, groups: torch.Tensor | np.ndarray, batch_size: int, num_processes: int = 1, seed: int = 0):
+    def __init__(
+        self, groups: torch.Tensor | np.ndarray, batch_size: int, num_processes: int = 1, seed: int = 0,
+        lengths: np.ndarray | None = None,
+    ):  # fmt: skip
         groups = np.asarray(groups)
         if groups.ndim != 1 or not len(groups):
             raise ValueError(f"groups have the shape (documents,) with at least one document, not {groups.shape}")
@@ -49,6 +57,7 @@ class PrefixBatchSampler(Sampler[list[SampleKey]]):
         self.seed = seed
         self.epoch = 0
         self._group_of = np.unique(groups, return_inverse=True)[1]  # (N,)
+        self._lengths = lengths
 
     def set_epoch(self, epoch: int):
         """Choose the order of the next iteration.
@@ -81,11 +90,16 @@ class PrefixBatchSampler(Sampler[list[SampleKey]]):
         capacity = self._capacity
         rng = np.random.default_rng((self.seed, epoch))
         shuffled = rng.permutation(len(self._group_of))
+        if self._lengths is not None:
+            shuffled = self._by_length(shuffled, np.ones(len(shuffled), dtype=int), self._lengths)
         documents = shuffled[np.argsort(self._group_of[shuffled], kind="stable")]  # group by group
         sizes = np.bincount(self._group_of)
         starts = np.cumsum(sizes) - sizes
         full, rest = np.divmod(sizes, capacity)
         pieces = rng.permutation(np.flatnonzero(rest))
+        if self._lengths is not None:
+            means = np.bincount(self._group_of, self._lengths) / sizes
+            pieces = self._by_length(pieces, rest[pieces], means)
         piece, begin, length = _pack(rest[pieces], capacity)
         packed = _runs((starts + full * capacity)[pieces][piece] + begin, length)
         complete = len(packed) // capacity * capacity
@@ -93,6 +107,11 @@ class PrefixBatchSampler(Sampler[list[SampleKey]]):
         # The packing leaves what is hard to fit for last: without this, large groups would gather at the epoch's end.
         batches = rng.permutation(batches)
         return documents[np.concatenate([batches.ravel(), packed[complete:]])]
+
+    def _by_length(self, numbers: np.ndarray, sizes: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Shuffled documents or pieces `(n,)`, sorted by `lengths[numbers]` within pools of so many documents."""
+        pool = (np.cumsum(sizes) - sizes) // (POOL * self._capacity)
+        return numbers[np.lexsort((lengths[numbers], pool))]
 
 
 def _runs(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -251,10 +251,11 @@ class SemanticIDTrainer(StagedTrainer):
         )
 
     def batch_sampler(self) -> PrefixBatchSampler:
-        """Order of the current stage, another one in every stage."""
+        """Order of the current stage, another one in every stage; by length with Trainer's `group_by_length`."""
         seed = self.args.seed + 1000 * self.stages.index(self.stage)
         groups = self.documents.prefix_groups()
-        return PrefixBatchSampler(groups, self.args.per_device_train_batch_size, self.args.world_size, seed)
+        lengths = self.documents.lengths if self.args.train_sampling_strategy == "group_by_length" else None
+        return PrefixBatchSampler(groups, self.args.per_device_train_batch_size, self.args.world_size, seed, lengths)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of whole prefix groups; each process takes its part of a global batch."""

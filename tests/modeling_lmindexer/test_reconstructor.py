@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 from tiny_models import tiny_model
+from torch.nn.functional import cross_entropy
 
-from modeling_lmindexer.reconstructor import sinusoidal_positions
+from modeling_lmindexer.reconstructor import sinusoidal_positions, target_places
 from trainers.losses import reconstruction_loss
 
 # Two documents; in the first, tokens 1, 3 and 4 are hidden, in the second 0 and 2 (5 tokens, the last one padding).
@@ -212,3 +213,27 @@ def test_positions_are_those_of_the_paper(width):
         for i in range(width):
             angle = place / 10000 ** (2 * (i // 2) / width)
             assert found[place, i].item() == pytest.approx(math.cos(angle) if i % 2 else math.sin(angle), abs=1e-6)
+
+
+def test_only_tokens_to_predict_are_asked_for():
+    """As many queries as the document with most of them has, in the order of the text."""
+    places, is_target = target_places(WEIGHTS)
+    assert places[0].tolist() == [1, 3, 4] and is_target[0].all()
+    assert places[1, :2].tolist() == [0, 2] and is_target[1].tolist() == [True, True, False]
+    assert target_places(torch.zeros(2, 5))[1].tolist() == [[False], [False]]
+
+
+@pytest.mark.parametrize("target", ["tokens", "words"])
+def test_training_keeps_losses_without_the_scores(target, monkeypatch):
+    """They are those of the scores, also chunk by chunk."""
+    module, embedding = reconstructor(2, target)
+    judged = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+    torch.testing.assert_close(judged.losses, cross_entropy(judged.logits, judged.targets, reduction="none"))
+    module.train()
+    for layer in module.layers:
+        layer.dropout = 0.0
+    for at_once in (150, 10**6):
+        monkeypatch.setattr("modeling_lmindexer.word_losses.SCORES_AT_ONCE", at_once)
+        trained = module(codes(), embedding, INPUT_IDS, HINTS, WEIGHTS)
+        assert trained.logits is None
+        torch.testing.assert_close(trained.losses, judged.losses)

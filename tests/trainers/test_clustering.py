@@ -1,5 +1,7 @@
 """k-means: its labels are what the codebook assigns, every code is used, and the seed decides everything."""
 
+import tracemalloc
+
 import faiss
 import numpy as np
 import pytest
@@ -180,3 +182,58 @@ def test_what_cannot_be_clustered_is_an_error(vectors, change, message):
     arguments = {"vectors": vectors, "num_clusters": 16, "similarity": "dot", "seed": 0} | change
     with pytest.raises(ValueError, match=message):
         kmeans(**arguments)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_many_vectors_are_clustered_in_parts(similarity, monkeypatch):
+    """Every code is used, labels are the most similar centroids, and the clusters are nearly those of all at once."""
+    points = np.random.default_rng(5).normal(size=(3000, 8)).astype(np.float32)
+
+    def closeness(num_clusters=60):
+        centroids, labels = kmeans(points, num_clusters, similarity=similarity, seed=1)
+        found = scores(points, centroids, similarity)
+        np.testing.assert_array_equal(labels, found.argmax(axis=1))
+        assert len(np.unique(labels)) == num_clusters
+        return found.max(axis=1).mean()
+
+    at_once = closeness()
+    monkeypatch.setattr("trainers.clustering._MOST_COMPARISONS", 3000 * 60 - 1)
+    in_parts = closeness()
+    assert in_parts != at_once and in_parts == closeness()
+    assert in_parts == pytest.approx(at_once, rel=0.05)
+
+
+def test_parts_of_any_size_are_filled(monkeypatch):
+    """Many equal vectors: parts with more centroids than distinct vectors, and parts without any."""
+    monkeypatch.setattr("trainers.clustering._MOST_COMPARISONS", 0)
+    rng = np.random.default_rng(0)
+    points = np.concatenate([np.ones((300, 2)), rng.normal(size=(40, 2))]).astype(np.float32)
+    for num_clusters in (2, 9, 41):
+        labels = kmeans(points, num_clusters, similarity="euclidean", seed=0).labels
+        assert len(np.unique(labels)) == num_clusters
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.booleans())
+def test_moves_among_the_farthest_are_moves_among_all(seed, num_candidates, directions):
+    points = np.random.default_rng(seed).normal(size=(60, 3)).astype(np.float32)
+    norms = np.linalg.norm(points.astype(np.float64), axis=1) if directions else None
+    filled = []
+    for candidates in (60, num_candidates):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("trainers.clustering._CANDIDATES", candidates)
+            filled.append(_fill(points, np.ones((12, 3), np.float32), norms))
+    np.testing.assert_array_equal(filled[0].labels, filled[1].labels)
+    np.testing.assert_array_equal(filled[0].centroids, filled[1].centroids)
+
+
+def test_no_matrix_of_all_vectors_and_centroids(monkeypatch):
+    """20,000 x 1,000 scores would be 80 MB in float32; vectors, centroids and chunks of scores are less than 20."""
+    monkeypatch.setattr("trainers.clustering._MOST_COMPARISONS", 0)
+    monkeypatch.setattr("trainers.clustering._SCORES_IN_MEMORY", 2**19)
+    points = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32)
+    tracemalloc.start()
+    kmeans(points, 1_000, similarity="cosine", seed=0, iterations=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_lmindexer.outputs import ReconstructionOutput
+from modeling_lmindexer.word_losses import losses_of_scores
 from trainers.losses import anchor_loss, choice_loss, commitment_loss, contrastive_loss, reconstruction_loss
 
 quick = settings(max_examples=40, deadline=None, database=None)
@@ -26,12 +27,16 @@ def random_reconstruction(seed, documents, dtype=torch.float64):
     """Predictions of hidden tokens of some documents in mixed order; the last document has none."""
     random = np.random.default_rng(seed)
     number, vocabulary = int(random.integers(1, 12)), int(random.integers(2, 7))
-    return ReconstructionOutput(
-        logits=torch.tensor(random.normal(size=(number, vocabulary)) * 3, dtype=dtype),
-        targets=torch.from_numpy(random.integers(vocabulary, size=number)),
+    return judged(
+        torch.tensor(random.normal(size=(number, vocabulary)) * 3, dtype=dtype),
+        torch.from_numpy(random.integers(vocabulary, size=number)),
         weights=torch.from_numpy(random.uniform(0.1, 4, size=number)).float(),
         documents=torch.from_numpy(random.integers(max(1, documents - 1), size=number)),
     )
+
+
+def judged(logits, targets, **others):
+    return ReconstructionOutput(losses=losses_of_scores(logits, targets), logits=logits, targets=targets, **others)
 
 
 def reconstruction_by_loops(output, num_documents, reduction):
@@ -70,9 +75,9 @@ def test_reconstruction_of_bags(seed, documents, reduction):
     output = random_reconstruction(seed, documents)
     random = np.random.default_rng(seed)
     shape = documents, output.logits.shape[1]
-    output = ReconstructionOutput(
-        logits=torch.from_numpy(random.normal(size=shape)),
-        targets=torch.from_numpy(random.dirichlet(np.ones(shape[1]), size=documents)),
+    output = judged(
+        torch.from_numpy(random.normal(size=shape)),
+        torch.from_numpy(random.dirichlet(np.ones(shape[1]), size=documents)),
         weights=torch.from_numpy(random.uniform(0.1, 4, size=documents)),
         documents=torch.arange(documents),
     )
@@ -81,9 +86,9 @@ def test_reconstruction_of_bags(seed, documents, reduction):
 
 
 def test_a_bag_without_words_gives_nothing():
-    output = ReconstructionOutput(
-        logits=torch.randn(2, 4, requires_grad=True),
-        targets=torch.tensor([[0.0, 0, 0, 0], [0, 0.5, 0.5, 0]]),
+    output = judged(
+        torch.randn(2, 4, requires_grad=True),
+        torch.tensor([[0.0, 0, 0, 0], [0, 0.5, 0.5, 0]]),
         weights=torch.tensor([0.0, 2]),
         documents=torch.arange(2),
     )

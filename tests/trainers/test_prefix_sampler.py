@@ -44,9 +44,11 @@ def batches_of_groups(sampler, groups):
     st.integers(1, 8),
     st.booleans(),
     st.integers(0, 3),
+    st.booleans(),
 )
-def test_every_document_counts_once_an_epoch(sizes, processes, batch_size, even_batches, seed):
-    sampler = PrefixBatchSampler(group_numbers(sizes), batch_size, processes, seed)
+def test_every_document_counts_once_an_epoch(sizes, processes, batch_size, even_batches, seed, by_length):
+    lengths = np.random.default_rng(seed).integers(1, 9, size=sum(sizes)) if by_length else None
+    sampler = PrefixBatchSampler(group_numbers(sizes), batch_size, processes, seed, lengths)
     steps = -(-sum(sizes) // (batch_size * processes))
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
@@ -180,3 +182,22 @@ def test_accelerates_loader_takes_it_and_passes_the_epoch_on(skipped):
 def test_what_cannot_be_batched_is_an_error(groups, batch_size, processes):
     with pytest.raises(ValueError, match="document"):
         PrefixBatchSampler(groups, batch_size, processes)
+
+
+@pytest.mark.parametrize("groups", [np.zeros(2000, int), np.repeat(np.arange(400), 5)])
+def test_documents_of_one_length_share_batches(groups):
+    """Of one large group, and of small groups whose documents are about as long; groups stay whole either way."""
+    lengths = np.repeat(np.random.default_rng(0).geometric(0.2, size=400), 5)
+    sampler, plain = PrefixBatchSampler(groups, 16, lengths=lengths), PrefixBatchSampler(groups, 16)
+    tokens, before = (
+        sum(len(batch) * lengths[[key.index for key in batch]].max() for batch in order) for order in (sampler, plain)
+    )
+    assert tokens < 1.3 * lengths.sum() < 0.7 * before
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert [key.index for key in first[0]] != [key.index for key in next(iter(sampler))]
+    starts = [lengths[batch[0].index] for batch in first]
+    assert starts != sorted(starts)  # batches are shuffled
+    if groups.any():
+        split = [len(batches) > 1 for batches in batches_of_groups(plain, groups).values()]
+        assert sum(len(batches) > 1 for batches in batches_of_groups(sampler, groups).values()) <= sum(split)

@@ -1,0 +1,101 @@
+"""The layout of a training step in the public code of the paper's authors, re-created as a baseline.
+
+From LMIndexer (Jin et al., ICML 2024) and RetroMAE (Xiao et al., EMNLP 2022), whose collator it took over: every
+document is read twice by encoder and decoder, as two dropout views; every token to predict has a random set of visible
+tokens of its own, a row of an `L x L` mask that the collator builds in Python lists; the loss is over every token and
+the whole vocabulary; texts are padded to the full length. It is a re-creation from that description, on the modules
+and kernels of today's libraries and as fast as they make it, and not the authors' program.
+"""
+
+import random
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from modeling_lmindexer import LMIndexerForSemanticID
+from trainers.documents import IndexingDataset
+from trainers.stages import Stage
+
+from .floor import Floor, Ready, all_positions
+
+
+class AuthorsLayout:
+    """A step on documents of the data set, the collator's work included.
+
+    Args:
+        model: nobody else trains it.
+        stage: warm-up (the reconstructor alone), continuous or discrete.
+        documents: their tokens.
+        length: that texts are padded to.
+        pad_token_id: of the tokenizer.
+    """
+
+    def __init__(
+        self, model: LMIndexerForSemanticID, stage: Stage, documents: IndexingDataset, length: int, pad_token_id: int
+    ):
+        self.documents, self.length, self.pad_token_id = documents, length, pad_token_id
+        self.passes, self.stage = Floor(model, stage, "dropout"), stage
+        width, self.positions = model.config.hidden_size, all_positions(length, model)
+        self.attention = nn.MultiheadAttention(width, max(1, width // 64), batch_first=True)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.own = nn.ModuleList([self.attention, self.feed_forward, self.norms])
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What the stage trains."""
+        return [*(p for p in self.passes.model.parameters() if p.requires_grad), *self.own.parameters()]
+
+    def collate(self, rows: list[int]) -> tuple[Ready, torch.Tensor]:
+        """Inputs of documents, and the visible tokens of every token's row `(batch, length, length)`."""
+        ids, masks, matrices = [], [], []
+        for row in rows:
+            tokens = self.documents.tokens_of(row).tolist()
+            visible = round(self.stage.hint_ratio * len(tokens))
+            matrix = []
+            for place in range(self.length):
+                shown = [0] * self.length
+                order = list(range(len(tokens)))
+                random.shuffle(order)
+                for other in order[:visible]:
+                    if other != place:
+                        shown[other] = 1
+                matrix.append(shown)
+            padding = self.length - len(tokens)
+            ids.append(tokens + [self.pad_token_id] * padding)
+            masks.append([1] * len(tokens) + [0] * padding)
+            matrices.append(matrix)
+        codes = torch.from_numpy(self.documents.codes[rows])
+        tokens, mask = torch.tensor(ids), torch.tensor(masks)
+        ready = Ready(tokens, mask, mask.bool(), tokens, mask.bool(), self.positions, codes)
+        return ready, torch.tensor(matrices, dtype=torch.bool)
+
+    def loss(self, ready: Ready, visible: torch.Tensor) -> torch.Tensor:
+        """The losses of the stage."""
+        passes = self.passes
+        if self.stage.kind == "reconstructor":
+            code = passes.model.reconstructor.start.expand(len(ready.tokens), -1)
+            return self.reconstruct(code, ready, visible)
+        first, second = (passes.hidden(ready) for _ in range(2))
+        last = first[:, -1]
+        loss = (last @ second[:, -1].T).logsumexp(-1).sum()
+        loss = loss + F.cross_entropy(first[:, 0] @ passes.books[0].T, ready.codes[:, 0])
+        if self.stage.kind == "discrete":
+            last = (last @ passes.books[1].T).softmax(-1) @ passes.books[1]
+        return loss + self.reconstruct(last, ready, visible)
+
+    def reconstruct(self, code: torch.Tensor, ready: Ready, visible: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of every token over the whole vocabulary, from one code `(batch, hidden)` per document."""
+        embedding = self.passes.embedding
+        queries = code[:, None] + ready.positions
+        hints = embedding(ready.tokens)
+        # A token that sees nothing would have no weights to add up: it sees itself, as a padding does.
+        visible = visible | (~visible.any(-1, keepdim=True) & torch.eye(self.length, dtype=torch.bool))
+        mask = ~visible.repeat_interleave(self.attention.num_heads, dim=0)
+        queries = queries + self.attention(
+            self.norms[0](queries), hints, hints, attn_mask=mask, need_weights=False
+        )[0]  # fmt: skip
+        queries = queries + self.feed_forward(self.norms[1](queries))
+        logits = queries @ embedding.weight.T  # (batch, length, vocabulary)
+        targets = ready.tokens.masked_fill(ready.mask == 0, -100)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -1,0 +1,42 @@
+"""Cross-entropy of predictions over many words, without the scores of all of them in memory at once."""
+
+import torch
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+# Predictions x words whose scores are kept for the backward pass, 128 MB in float32; beyond, they are computed twice.
+SCORES_AT_ONCE = 2**25
+
+
+def word_losses(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """`-sum_w targets(w) log softmax(hidden W^T + b)(w)` of every prediction: `(predictions,)`, float32 at least.
+
+    Many predictions are taken chunk by chunk, and each chunk's scores once more in the backward pass.
+
+    Args:
+        hidden: `(predictions, hidden)`.
+        weight: `W`, `(words, hidden)`.
+        bias: `b`, `(words,)`.
+        targets: words `(predictions,)`, or distributions over them `(predictions, words)`.
+    """
+    size = max(1, SCORES_AT_ONCE // len(weight))
+    if len(hidden) <= size:
+        return _losses(hidden, weight, bias, targets)
+    chunks = zip(hidden.split(size), targets.split(size), strict=True)
+    return torch.cat([
+        checkpoint(_losses, part, weight, bias, wanted, use_reentrant=False, preserve_rng_state=False)
+        for part, wanted in chunks
+    ])  # fmt: skip
+
+
+def _losses(hidden, weight, bias, targets) -> torch.Tensor:
+    return losses_of_scores(hidden @ weight.T + bias, targets)
+
+
+def losses_of_scores(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The same from scores `(predictions, words)`."""
+    # Half precision cannot add up many exponentials.
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    if targets.is_floating_point():
+        return -(targets * scores.log_softmax(-1)).sum(-1)
+    return F.cross_entropy(scores, targets, reduction="none")

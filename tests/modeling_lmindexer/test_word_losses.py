@@ -1,0 +1,71 @@
+"""The losses of words in chunks are those of all at once, in values and gradients, and hold fewer scores in memory."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modeling_lmindexer import word_losses as module
+from modeling_lmindexer.word_losses import word_losses
+
+PREDICTIONS, WIDTH, WORDS = 11, 4, 7
+
+
+def inputs(distributions, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    shapes = (PREDICTIONS, WIDTH), (WORDS, WIDTH), (WORDS,)
+    floats = [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+    targets = torch.randint(WORDS, (PREDICTIONS,), generator=generator)
+    if distributions:
+        targets = torch.rand(PREDICTIONS, WORDS, generator=generator, dtype=dtype).softmax(-1)
+    return *floats, targets
+
+
+def plain(hidden, weight, bias, targets):
+    return F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none")
+
+
+@pytest.mark.parametrize("distributions", [False, True])
+@pytest.mark.parametrize("at_once", [1, 3 * WORDS, 10**6])
+def test_values_and_gradients_are_those_of_the_plain_loss(monkeypatch, distributions, at_once):
+    """Every prediction with a factor of its own, as weights and documents give them."""
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", at_once)
+    factors = torch.linspace(-1, 2, PREDICTIONS, dtype=torch.float64)
+    results = []
+    for function in (word_losses, plain):
+        *floats, targets = inputs(distributions)
+        losses = function(*floats, targets)
+        (losses * factors).sum().backward()
+        results.append([losses, *(tensor.grad for tensor in floats)])
+    torch.testing.assert_close(*results)
+    *floats, targets = inputs(distributions)
+    assert torch.autograd.gradcheck(lambda *tensors: word_losses(*tensors, targets), floats)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest result of an operation."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if torch.is_tensor(result):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+def test_no_more_scores_than_allowed_exist_at_once(monkeypatch):
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", 3 * WORDS)
+    *floats, targets = inputs(distributions=False)
+    with LargestTensor() as largest:
+        word_losses(*floats, targets).sum().backward()
+    assert largest.elements == PREDICTIONS * WIDTH  # 44; all scores are 77
+
+
+def test_half_precision_is_added_up_in_float32():
+    hidden, weight, bias, targets = inputs(distributions=False, dtype=torch.bfloat16)
+    losses = word_losses(hidden, weight, bias, targets)
+    assert losses.dtype == torch.float32
+    scores = (hidden @ weight.T + bias).double()
+    exact = F.cross_entropy(scores, targets, reduction="none")
+    torch.testing.assert_close(losses.double(), exact, rtol=1e-5, atol=1e-5)
