@@ -105,7 +105,9 @@ def load_corpus(arguments: CorpusArguments) -> Dataset:
     try:
         corpus = _documents(_first(rows, arguments.max_documents), choice)
     except UnicodeError as error:  # bytes that are no text, or half of a character in JSON, such as "\\ud800"
-        raise CorpusError(f"{source} holds text that is no Unicode ({error}): write the file anew in UTF-8.") from error
+        raise CorpusError(
+            f"{source} holds text that is no Unicode ({error}): write the file anew in UTF-8."
+        ) from error
     _check_ids(corpus["id"][:], source, choice.id)
     return _without_empty_texts(corpus, arguments.drop_empty_texts, source, choice.text)
 

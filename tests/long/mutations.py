@@ -187,7 +187,9 @@ def odd_lines(content: bytes, draw: random.Random) -> bytes:
     elif kind == 1:
         lines.insert(place, lines[draw.randrange(len(lines))])
     elif kind == 2:
-        lines[place] = lines[place].replace(b"word", draw.choice([b"\xff", b"\x00", b'"', b"x" * 1_000_000, b"\\ud800"]))
+        lines[place] = lines[place].replace(
+            b"word", draw.choice([b"\xff", b"\x00", b'"', b"x" * 1_000_000, b"\\ud800"])
+        )
     elif kind == 3:
         return content.decode().encode(draw.choice(["utf-16", "utf-32", "utf-8-sig"]))
     elif kind == 4:
@@ -195,5 +197,3 @@ def odd_lines(content: bytes, draw: random.Random) -> bytes:
     else:
         lines[place] = draw.choice([b"null\n", b"[]\n", b"1e999\n", b"{}\n", b'{"id": NaN, "text": "x"}\n', b"=1,2\n"])
     return b"".join(lines)
-
-
