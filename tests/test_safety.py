@@ -4,17 +4,22 @@ import ast
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tiny_training import make_trainer, tiny_indexer, tiny_tokenizer
 from transformers import AutoModel
 
+from metrics.ranking_quality import RankingError, write_run
 from modeling_lmindexer import CorruptedFolderError, DocumentVectors, PrefixTreeLogitsProcessor, SemanticIndex
 from modeling_lmindexer.folder import update_manifest
 from trainers.encoder_cache import EncoderStates
+from trainers.model_card import CardContent, write_card
+from trainers.task_card import TaskCard, write_task_card
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("modeling_lmindexer", "trainers", "metrics", "examples", "benchmarks")
@@ -50,7 +55,8 @@ def is_unsafe(name: str, node: ast.Call, words: dict[str, str]) -> bool:
     return (
         (last == "load" and words.get("allow_pickle", "False") != "False")
         or words.get("shell", "False") != "False"
-        or words.get("trust_remote_code", "False") not in ("False", "None")
+        # Its own name: a parameter that a caller sets.
+        or words.get("trust_remote_code", "False") not in ("False", "None", "trust_remote_code")
     )
 
 
@@ -128,9 +134,9 @@ def test_weights_in_a_pickle_are_refused(folder, tmp_path):
 def test_no_pickle_of_a_run_is_executed(tmp_path):
     """In the place of every file of a checkpoint and of a stage, of the sizes that are expected."""
 
-    def trainer():
+    def trainer(name):
         return make_trainer(
-            tmp_path / "run", model=tiny_indexer(codebook_sizes=[5]), save_strategy="steps", save_steps=1, max_steps=2
+            tmp_path / name, model=tiny_indexer(codebook_sizes=[5]), save_strategy="steps", save_steps=1, max_steps=2
         )
 
     class Stopped(Exception):
@@ -139,24 +145,24 @@ def test_no_pickle_of_a_run_is_executed(tmp_path):
     def stop(stage):
         raise Stopped
 
-    first = trainer()
+    first = trainer("run")
     first.finish_stage = stop
     with pytest.raises(Stopped):
         first.train()
     checkpoint = Path(first.state_of_run.last_checkpoint("0-reconstructor"))
     (checkpoint / "complete").write_text("{}")
-    places = [path for path in checkpoint.iterdir() if path.suffix in (".pt", ".pth", ".bin", ".json", ".safetensors")]
+    (checkpoint / "training_args.bin").touch()  # an older version's
+    kinds = (".pt", ".pth", ".bin", ".json", ".safetensors")
+    places = [path.relative_to(tmp_path / "run") for path in checkpoint.iterdir() if path.suffix in kinds]
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"} < {path.name for path in places}
     for path in places:
-        content = path.read_bytes()
-        path.write_bytes(pickle.dumps(Malicious(tmp_path / "executed")))
-        run = trainer()
+        shutil.copytree(tmp_path / "run", tmp_path / path.name)
+        (tmp_path / path.name / path).write_bytes(pickle.dumps(Malicious(tmp_path / "executed")))
+        run = trainer(path.name)
         run.finish_stage = stop
         with pytest.raises((CorruptedFolderError, Stopped)):
             run.train()
         assert not (tmp_path / "executed").exists(), path.name
-        if checkpoint.exists():
-            path.write_bytes(content)
 
 
 def test_a_pickle_in_an_encoder_cache_is_numbers(tmp_path):
@@ -171,6 +177,47 @@ def test_a_pickle_in_an_encoder_cache_is_numbers(tmp_path):
     (tmp_path / "encoder_states.json").write_bytes(data)
     states = EncoderStates.open_or_compute(tmp_path, "mine", offsets, 16, batches)  # computed again
     assert states.batch(torch.tensor([0]).numpy(), 50).eq(1).all() and not (tmp_path / "executed").exists()
+
+
+HOSTILE = ["../../x", "<script>alert(1)</script>", "a|b", "a\n## b", "$(rm -r x)", '"; import os; "', "=1+1", "```"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_names_and_texts_in_a_card(tmp_path, text):
+    tables = {"positions_table": "-", "stages_table": "-", "queries": "-"}
+    card = CardContent(name=text, data=text, documents=3, codebook_sizes=[6, 4], examples=text, licence=text, **tables)
+    write_card(card, [], tmp_path / "README.md")
+    task = TaskCard(
+        name=text, task="search", documents=3, pairs=3, sizes=[6, 4], reading="-", query_code="query = {}",
+        example=text, table="-", figures={}, num_beams=3, dataset=text, licence=text,
+    )  # fmt: skip
+    write_task_card(task, tmp_path / "task.md")
+    for name in ("README.md", "task.md"):
+        _, metadata, body = (tmp_path / name).read_text().split("---\n", 2)
+        assert yaml.safe_load(metadata)["license"] == text
+        fences = re.findall(r"^```(\w*)", body, re.M)
+        assert fences == ["python", "", "text", ""], fences
+        code = re.search(r"```python\n(.*?)```", body, re.S).group(1)
+        named = [node for node in ast.parse(code).body if isinstance(node, ast.Assign)][0]
+        assert ast.literal_eval(named.value) == text
+        outside = re.sub(r"```.*?```", "", body, flags=re.S)
+        assert "<script" not in outside and "## b" not in outside.splitlines()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_ids_stay_ids(tmp_path, text):
+    """No file but the index's own; in a run file, an id that it cannot hold is refused."""
+    index = SemanticIndex.from_codes([text, "b"], [[0, 1], [1, 2]], [6, 4, 16])
+    index.save_pretrained(tmp_path / "index")
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert files == ["index/prefix_tree.safetensors", "index/semantic_ids.parquet"]
+    assert SemanticIndex.from_pretrained(tmp_path / "index").document_ids == [text, "b"]
+    if len(text.split()) == 1:
+        write_run(tmp_path / "run", {text: [text]}, None)
+        assert (tmp_path / "run").read_text().split()[:3] == [text, "Q0", text]
+    else:
+        with pytest.raises(RankingError):
+            write_run(tmp_path / "run", {text: [text]}, None)
 
 
 def test_a_token_is_in_no_file_of_a_run(tmp_path, capsys):

@@ -1,9 +1,11 @@
 """The model card: what the folder holds, how to use it, what its IDs are worth."""
 
+import html
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
+import jinja2
+from huggingface_hub import ModelCardData
 
 USE = """## Use
 
@@ -12,7 +14,7 @@ import modeling_lmindexer  # pip install lmindexer; registers the model
 from modeling_lmindexer import PrefixTreeLogitsProcessor, SemanticIndex
 from transformers import AutoModel, AutoTokenizer
 
-folder = "{{ name }}"
+folder = {{ name | tojson }}
 model = AutoModel.from_pretrained(folder).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
 index = SemanticIndex.from_pretrained(folder)
@@ -35,7 +37,7 @@ TEMPLATE = (
 {{ card_data }}
 ---
 
-# {{ name }}
+# {{ name | plain }}
 
 Semantic IDs of {{ documents }} documents, learned without labels by
 [Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815): a language model reads a text and writes the
@@ -46,7 +48,7 @@ ID of a document, from coarse to fine, restricted to the IDs that exist.
     + """
 ## Data
 
-{{ data }} ({{ documents }} documents). IDs have {{ positions }} learned positions with {{ sizes }} codes
+{{ data | plain }} ({{ documents }} documents). IDs have {{ positions }} learned positions with {{ sizes }} codes
 {%- if counter %} and a
 last one that tells apart the documents that share them{% else %}; documents
 that shared them got other codes at the least cost{% endif %}.
@@ -73,7 +75,7 @@ share of the pairs with one prefix that get different codes.
 
 ## Licence
 
-{{ licence }}
+{{ licence | plain }}
 """
 )
 
@@ -118,9 +120,9 @@ def write_card(content: CardContent, figures: list[str], path: Path) -> None:
         license=content.licence,
         datasets=content.datasets or None,
     )
-    card = ModelCard.from_template(
+    card = fill(
+        TEMPLATE,
         data,
-        template_str=TEMPLATE,
         name=content.name,
         data=content.data,
         documents=f"{content.documents:,}",
@@ -133,8 +135,24 @@ def write_card(content: CardContent, figures: list[str], path: Path) -> None:
         stages_table=content.stages_table,
         queries=content.queries,
         figures=figures,
-        # A document's text must not end the code block that it stands in.
-        examples=content.examples.replace("```", "'''"),
+        examples=in_code_block(content.examples),
         licence=content.licence or LICENCE,
     )
-    path.write_text(str(card), encoding="utf-8")
+    path.write_text(card, encoding="utf-8")
+
+
+def fill(template: str, metadata: ModelCardData, **values) -> str:
+    """A card from its template; `plain` is a filter in it."""
+    environment = jinja2.Environment(autoescape=False, keep_trailing_newline=True)
+    environment.filters["plain"] = plain
+    return environment.from_string(template).render(card_data=metadata.to_yaml(), **values)
+
+
+def plain(text: str) -> str:
+    """A user's text for a line of Markdown: no line break, no HTML, no code."""
+    return html.escape(" ".join(text.split()), quote=False).replace("`", "&#96;")
+
+
+def in_code_block(text: str) -> str:
+    """Texts of documents, which must not end the code block that they stand in."""
+    return text.replace("```", "'''")

@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from modeling_lmindexer.folder import naming_write_errors, reading_content, remove_partial
@@ -82,6 +82,7 @@ class StagedTrainer(Trainer):
         own = copy.copy(args)
         # Trainer would delete the old checkpoint before the new one is known to be whole, and upload stages.
         self.num_checkpoints, own.save_total_limit, own.push_to_hub = args.save_total_limit, None, False
+        own.hub_token = None  # which would be in every checkpoint
         super().__init__(model=model, args=own, **kwargs)
         if is_deepspeed_zero3_enabled():
             raise ValueError(
@@ -211,6 +212,8 @@ class StagedTrainer(Trainer):
         """As in Trainer; a mark tells a complete checkpoint from one that a kill cut short."""
         with naming_write_errors(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
+        if self.args.should_save:  # a pickle that nobody reads
+            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / TRAINING_ARGS_NAME).unlink(True)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.add_to_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
-from .model_card import LICENCE, TAGS, USE
+from .model_card import LICENCE, TAGS, USE, fill, in_code_block
 
 TEMPLATE = (
     """---
 {{ card_data }}
 ---
 
-# {{ name }}
+# {{ name | plain }}
 
 A language model that writes the semantic ID of the document that {{ asks }}, out of {{ documents }}, restricted to the
 IDs that exist: {{ task }} as in [Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815).
@@ -47,7 +47,7 @@ found.
 
 ## Licence
 
-{{ licence }}
+{{ licence | plain }}
 """
 )
 
@@ -109,11 +109,11 @@ def write_task_card(content: TaskCard, path: Path) -> None:
         library_name="transformers", tags=[*TAGS, content.task], base_model=content.base_model,
         license=content.licence, model_name=content.name, eval_results=results,
     )  # fmt: skip
-    card = ModelCard.from_template(
-        data, template_str=TEMPLATE, name=content.name, asks=TASKS[content.task], task=content.task,
+    card = fill(
+        TEMPLATE, data, name=content.name, asks=TASKS[content.task], task=content.task,
         documents=f"{content.documents:,}", pairs=f"{content.pairs:,}", sizes=" x ".join(map(str, content.sizes)),
-        reading=content.reading, query_code=content.query_code, example=content.example.replace("```", "'''"),
+        reading=content.reading, query_code=content.query_code, example=in_code_block(content.example),
         table=content.table, beams=min(content.num_beams, content.documents),
         rescoring=content.rescoring_weight, licence=content.licence or LICENCE,
     )  # fmt: skip
-    path.write_text(str(card), encoding="utf-8")
+    path.write_text(card, encoding="utf-8")
