@@ -46,8 +46,9 @@ class DocumentIds:
         self._present: list | None = None
 
     @classmethod
-    def of_folder(cls, name_or_path: str | os.PathLike, **hub_kwargs) -> "DocumentIds":
-        """Those of a model folder or Hub repository; row numbers, where it has no table of ids."""
+    def of_folder(cls, name_or_path: str | os.PathLike, count: int, **hub_kwargs) -> "DocumentIds":
+        """Those of the `count` documents of a tree in a model folder or Hub repository; row numbers, where it has no
+        table of ids. A table of other documents is a CorruptedFolderError, once it is read."""
 
         def load() -> Sequence | None:
             path = resolve_file(name_or_path, IDS_NAME, optional=True, **hub_kwargs)
@@ -57,7 +58,10 @@ class DocumentIds:
                 raise ImportError("Reading document ids needs pyarrow: pip install pyarrow")
             verify_files([path], resolve_file(name_or_path, MANIFEST_NAME, optional=True, **hub_kwargs))
             with reading_content(path, "Download or write the folder again."):
-                return check_ids(pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist())
+                ids = check_ids(pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist())
+                if len(ids) != count:
+                    raise ValueError(f"it has {len(ids)} ids, and the prefix tree beside it {count} documents")
+                return ids
 
         return cls(load)
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_lmindexer.folder import CorruptedFolderError
 from modeling_lmindexer.logits_process import PrefixTreeLogitsProcessor
 from modeling_lmindexer.prefix_tree import PrefixTree
 from modeling_lmindexer.semantic_index import SemanticIndex
@@ -132,6 +133,14 @@ def test_documents_of_a_folder_are_named_as_the_user_does(tmp_path):
     for trie in (PrefixTreeLogitsProcessor.from_pretrained(tmp_path), index.logits_processor):
         assert index.documents_of(trie.filtered(["c", "b"]).tree.sequences()) == [["b"], ["c"]]
         assert trie.filtered([["a"], ["b", "c"]]).tree.num_filters == 2
+
+
+def test_a_table_of_other_documents_than_the_tree_is_refused(tmp_path):
+    SemanticIndex.from_codes(["b", "a"], [[0, 1], [3, 0]], [4, 5, 3]).save_pretrained(tmp_path)
+    PrefixTree.from_sequences(FIXED).save_pretrained(tmp_path)
+    trie = PrefixTreeLogitsProcessor.from_pretrained(tmp_path)
+    with pytest.raises(CorruptedFolderError, match="it has 2 ids, and the prefix tree beside it 8 documents"):
+        trie.filtered(["a"])
 
 
 def test_documents_of_an_index_are_named_as_the_user_does():
