@@ -88,7 +88,7 @@ class LMIndexerConfig(PreTrainedConfig):
         """As in transformers; a file that holds something else is a ValueError."""
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except (TypeError, AttributeError, RecursionError) as error:
+        except (TypeError, AttributeError, LookupError, RecursionError) as error:
             raise ValueError(
                 f"{pretrained_model_name_or_path} has no readable configuration: {error}. Download it again."
             ) from error
@@ -104,7 +104,7 @@ class LMIndexerConfig(PreTrainedConfig):
             )
         try:
             return super().from_dict(config_dict, **kwargs)
-        except (TypeError, AttributeError, RecursionError) as error:
+        except (TypeError, AttributeError, LookupError, RecursionError) as error:
             raise ValueError(f"This is no configuration of an LMIndexer: {error}. Download it again.") from error
 
     def validate_codebooks(self):

@@ -117,7 +117,8 @@ def judge_processor(processor: PrefixTreeLogitsProcessor) -> tuple:
     """Its ids are as many as the tree numbers, all different; it filters scores of a first step."""
     ids = processor.document_ids
     assert ids.are_numbers or len(set(ids.present)) == len(ids.present) == processor.tree.num_documents
-    scores = processor(torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 40))
+    columns = max(40, min(10**6, 1 + int(processor.tree.sequences().max())))  # of a model with so many codes
+    scores = processor(torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, columns))
     return None if ids.are_numbers else tuple(ids.present), scores.numpy().tobytes()
 
 
