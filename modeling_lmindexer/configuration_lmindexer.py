@@ -149,6 +149,10 @@ class LMIndexerConfig(PreTrainedConfig):
                 f"The backbone's model type is {backbone.model_type!r}; it must be an encoder-decoder (t5, bart, ...) "
                 "or a bidirectional encoder (bert, mpnet, ...)."
             )
+        for name in ("output_hidden_states", "output_attentions"):  # which transformers takes as they are
+            value = getattr(backbone, name, False)
+            if not isinstance(value, bool):
+                raise ValueError(f"backbone_config has {name}={value!r}; it must be true or false.")
         heads = self.num_decoder_heads
         if heads is not None and not (heads > 0 and self.hidden_size % heads == 0):
             raise ValueError(

@@ -87,6 +87,10 @@ def test_types_are_strict(name, value):
             {"backbone_config": BertConfig(hidden_size=16, num_attention_heads=2), "num_decoder_heads": 3},
             "num_decoder_heads is 3: hidden states of size 16 cannot be shared out",
         ),
+        (
+            {"backbone_config": {"model_type": "t5", "output_hidden_states": "yes"}},
+            "backbone_config has output_hidden_states='yes'; it must be true or false",
+        ),
     ],
 )
 def test_impossible_values_are_named(values, message):
