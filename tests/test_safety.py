@@ -197,10 +197,10 @@ def test_hostile_names_and_texts_in_a_card(tmp_path, text):
         assert yaml.safe_load(metadata)["license"] == text
         fences = re.findall(r"^```(\w*)", body, re.M)
         assert fences == ["python", "", "text", ""], fences
-        code = re.search(r"```python\n(.*?)```", body, re.S).group(1)
+        code = re.search(r"^```python\n(.*?)^```", body, re.S | re.M).group(1)
         named = [node for node in ast.parse(code).body if isinstance(node, ast.Assign)][0]
         assert ast.literal_eval(named.value) == text
-        outside = re.sub(r"```.*?```", "", body, flags=re.S)
+        outside = re.sub(r"^```.*?^```", "", body, flags=re.S | re.M)
         assert "<script" not in outside and "## b" not in outside.splitlines()
 
 

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.dist
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What two processes found."""
-    tasks = "gradients", "additions", "epochs", "whole_run", "frozen_run", "retrieval", "other_number", "sharded_run"
+    tasks = "gradients", "additions", "epochs", "whole_run", "stopped_run", "frozen_run", "retrieval"
+    tasks += "other_number", "sharded_run"
     folder = tmp_path_factory.mktemp("two")
     found = launch(folder, 2, *tasks)
     found[0]["folder"] = folder
@@ -163,6 +164,16 @@ def test_a_run_on_two_processes_goes_on_where_it_stopped(two):
         assert stopped["seen"] == {key: whole["seen"][key] for key in stopped["seen"]}
         assert stopped["seen"].keys() == {key for key in whole["seen"] if key >= begin}
         assert whole["seen"]["2-continuous", 2] != whole["seen"]["2-continuous", 6]
+        assert torch.equal(whole["codes"], stopped["codes"])
+        assert all(torch.equal(whole["weights"][name], stopped["weights"][name]) for name in whole["weights"])
+
+
+def test_a_signal_to_one_process_stops_both(two):
+    """After the same step, with status 143; they go on there, and end as if there had been none."""
+    for part in two:
+        whole, stopped = part["whole_run"][0], part["stopped_run"]
+        assert stopped["status"] == 143
+        assert min(stopped["seen"]) == ("1-discrete", 3) and stopped["seen"].keys() < whole["seen"].keys()
         assert torch.equal(whole["codes"], stopped["codes"])
         assert all(torch.equal(whole["weights"][name], stopped["weights"][name]) for name in whole["weights"])
 

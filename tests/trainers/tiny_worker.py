@@ -5,6 +5,7 @@ torchrun --nproc_per_node 2 tiny_worker.py folder documents task [task ..]
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -57,6 +58,18 @@ class StopAt(TrainerCallback):
             raise Stopped
 
 
+class SignalAt(StopAt):
+    """Sends its process SIGTERM before a step's end, if it is the second one."""
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        # The step that is about to be counted.
+        if (self.trainer.stage.name, state.global_step + 1) == (self.stage, self.step) and dist.get_rank() == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        pass
+
+
 def gradients(folder: Path) -> dict:
     """Of the first step of a stage, with 4 documents on each of two processes."""
     return {
@@ -97,6 +110,27 @@ def whole_run(folder: Path) -> list[dict]:
         trainer.train()
         results.append(result_of(trainer) | {"seen": trainer.seen})
     return results
+
+
+def stopped_run(folder: Path) -> dict:
+    """The run of `whole_run`, asked to stop by a signal to the second process alone, and started again."""
+    found = {}
+
+    def trainer_of():
+        return make_trainer(
+            folder, model=tiny_indexer(dropout=0.1), trainer_class=WatchedTrainer, per_device_train_batch_size=8,
+            save_strategy="no",
+        )  # fmt: skip
+
+    trainer = trainer_of()
+    trainer.add_callback(SignalAt(trainer, "1-discrete", 3))
+    try:
+        trainer.train()
+    except SystemExit as stopped:
+        found["status"] = stopped.code
+    trainer = trainer_of()
+    trainer.train()
+    return found | result_of(trainer) | {"seen": trainer.seen}
 
 
 def frozen_run(folder: Path) -> dict:
