@@ -42,7 +42,15 @@ def launch(folder, processes, *tasks):
 def two(tmp_path_factory):
     """What two processes found."""
     return launch(
-        tmp_path_factory.mktemp("two"), 2, "gradients", "additions", "epochs", "whole_run", "stopped_run", "frozen_run", "retrieval"
+        tmp_path_factory.mktemp("two"),
+        2,
+        "gradients",
+        "additions",
+        "epochs",
+        "whole_run",
+        "stopped_run",
+        "frozen_run",
+        "retrieval",
     )
 
 
