@@ -51,10 +51,10 @@ def main() -> None:
         index = SemanticIndex.from_pretrained(arguments.model)
         with contextlib.suppress(FileNotFoundError):
             vectors = DocumentVectors.from_pretrained(arguments.model, index)
-    except (FileNotFoundError, ValueError) as error:
+        model = AutoModel.from_pretrained(arguments.model).eval()  # importing modeling_lmindexer has registered it
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    model = AutoModel.from_pretrained(arguments.model).eval()  # importing modeling_lmindexer has registered it
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     semantic_ids = dict(zip(index.document_ids, index.semantic_ids, strict=True))
     for query in read_queries(arguments):
         # Not cut by the tokenizer: the model does it, and says so.
