@@ -3,13 +3,14 @@ far two of them are apart."""
 
 import hashlib
 import math
+import os
 import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
-from tiny_retrieval import retrieval_trainer, tiny_task
+from tiny_retrieval import retrieval_trainer, tiny_index, tiny_task
 from tiny_training import at_second_position, make_trainer, tiny_corpus, tiny_indexer, training_steps
 from transformers import T5Config, set_seed
 
@@ -17,8 +18,6 @@ from metrics.ranking_quality.runs import write_run
 from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 from trainers import SemanticIDTrainer, SemanticIDTrainingArguments
 
-# 60 documents are three of these batches and a part of one, as are 4,000.
-GLOBAL_BATCH = 16
 ADDITIONS = {
     "code_choice": ["balanced"], "choice_weight": 0.5, "anchor_weights": [1.0], "anchor_lexical_weight": 0.5,
     "anchor_smoothing": [0, 1], "anchor_residuals": True, "contrastive_views": "neighbours", "ema_decay": 0.6,
@@ -35,19 +34,24 @@ STEPS = {
 }
 
 
+def batch_of(documents: int) -> int:
+    """Documents in a global batch: neither 60 nor 4,000 are a multiple of it."""
+    return 16 if documents < 1000 else 64
+
+
 def corpus_of(documents: int) -> datasets.Dataset:
     """The tiny corpus with so many documents; with more than 60 of them, it is that of 60 with others beside them."""
     corpus = tiny_corpus(-(-documents // 12))
     return corpus.select(range(documents))
 
 
-def first_steps(folder: Path, documents: int, processes: int, steps: int = 20) -> dict:
+def first_steps(folder: Path, documents: int, steps: int = 20) -> dict:
     """Losses and gradients of the first steps of a stage of every kind, by SGD in float64."""
     found = {}
     for name, (kind, settings) in STEPS.items():
         trainer = at_second_position(
             folder / name, kind, model=tiny_indexer(codebook_sizes=[6, 8]).double(), corpus=corpus_of(documents),
-            per_device_train_batch_size=GLOBAL_BATCH // processes, max_steps=steps, **(EXACT | settings),
+            global_batch_size=batch_of(documents), max_steps=steps, **(EXACT | settings),
         )  # fmt: skip
         if trainer.args.freeze_encoder or trainer.args.needs_anchors:
             trainer.state_of_run.root.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,7 @@ def first_steps(folder: Path, documents: int, processes: int, steps: int = 20) -
     return found
 
 
-def whole_runs(folder: Path, documents: int, processes: int) -> dict:
+def whole_runs(folder: Path, documents: int) -> dict:
     """Codes, IDs, figures and files of runs over all stages, by SGD in float64."""
     room = max(4, round(documents**0.5 / 3))
     runs = {
@@ -72,14 +76,14 @@ def whole_runs(folder: Path, documents: int, processes: int) -> dict:
     for name, (model, settings) in runs.items():
         trainer = make_trainer(
             folder / name, model=tiny_indexer(**model).double(), corpus=corpus_of(documents),
-            per_device_train_batch_size=GLOBAL_BATCH // processes, save_strategy="no", **(EXACT | settings),
+            global_batch_size=batch_of(documents), save_strategy="no", **(EXACT | settings),
         )  # fmt: skip
         trainer.train()
         found[name] = result_of(trainer, folder / name / "index")
     return found
 
 
-def adamw_runs(folder: Path, documents: int, processes: int) -> dict:
+def adamw_runs(folder: Path, documents: int) -> dict:
     """Runs as users make them, by AdamW in float32 with a schedule, on documents of Python's standard library: at the
     rate of fine-tuning, at the default one, and, on one process, at that with weights that are 1e-7 other ones."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -89,7 +93,7 @@ def adamw_runs(folder: Path, documents: int, processes: int) -> dict:
     corpus = corpus.select(np.sort(np.random.default_rng(0).permutation(len(corpus))[:documents]))
     tokenizer = train_tokenizer(corpus["text"], 3000, model_max_length=48)
     runs = {"rate 2e-4": (2e-4, 0.0), "rate 2e-3": (2e-3, 0.0)}
-    if processes == 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         runs["rate 2e-3, nudged"] = (2e-3, 1e-7)
     found = {}
     for name, (rate, nudge) in runs.items():
@@ -137,13 +141,14 @@ def result_of(trainer, folder: Path) -> dict:
     }  # fmt: skip
 
 
-def one_task(folder: Path, documents: int, processes: int) -> dict:
+def one_task(folder: Path, documents: int) -> dict:
     """Losses, figures and the run file of a warm start and a task, by SGD in float64."""
-    corpus = corpus_of(documents)
+    corpus, sizes = corpus_of(documents), (6, max(4, documents // 24))
     trainer = retrieval_trainer(
-        folder, model=tiny_indexer(num_reconstructor_layers=0).double(), corpus=corpus,
+        folder, model=tiny_indexer(num_reconstructor_layers=0, codebook_sizes=[*sizes]).double(),
+        corpus=corpus, index=tiny_index(corpus, sizes),
         validation=tiny_task(corpus, "validation").select(range(min(documents, 500))),
-        per_device_train_batch_size=GLOBAL_BATCH // processes, document_epochs=1, document_share=0.1,
+        global_batch_size=batch_of(documents), document_epochs=1, document_share=0.1,
         per_device_eval_batch_size=7, save_strategy="no", load_best_model_at_end=False, **EXACT,
     )  # fmt: skip
     figures = trainer.train()

@@ -98,8 +98,8 @@ def test_every_document_is_seen_once_an_epoch_by_four(four):
 @pytest.mark.slow
 def test_four_processes_learn_what_one_does(four, tmp_path):
     """A sample of `tests/long/process_equality.py`: 20 steps of a stage of every kind, whole runs, a task."""
-    steps = first_steps(tmp_path / "steps", 60, 1)
-    runs, task = whole_runs(tmp_path / "runs", 60, 1), one_task(tmp_path / "task", 60, 1)
+    steps = first_steps(tmp_path / "steps", 60)
+    runs, task = whole_runs(tmp_path / "runs", 60), one_task(tmp_path / "task", 60)
     for part in four:
         for name, expected in steps.items():
             found = part["first_steps"][name]

@@ -205,12 +205,12 @@ def main() -> None:
     """Does the tasks in turn."""
     folder, documents = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    rank, world_size, found = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), {}
+    rank, found = int(os.environ.get("RANK", 0)), {}
     for task in sys.argv[3:]:
         if task in globals():
             found[task] = globals()[task](folder / task)
         else:
-            found[task] = getattr(tiny_equality, task)(folder / task, documents, world_size)
+            found[task] = getattr(tiny_equality, task)(folder / task, documents)
     found["world_size"] = dist.get_world_size() if dist.is_initialized() else 1
     torch.save(found, folder / f"rank{rank}.pt")
     if dist.is_initialized():
