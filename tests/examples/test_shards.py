@@ -85,7 +85,7 @@ def test_columns_that_are_missing(tmp_path):
     ("name", "content", "message"),
     [
         ("a.parquet", b"PAR1 no", "cannot be read as parquet"),
-        ("a.jsonl.gz", gzip.compress(b'{"id": 1, "title": "a"}\n' * 99)[:-20], "cannot be read as json"),
+        ("a.jsonl.gz", gzip.compress(b'{"id": 1, "title": "a"}\n' * 99, mtime=0)[:-20], "cannot be read as json"),
         ("a.jsonl", b'{"id": 1, "title": "\xff"}', "cannot be read as json: UnicodeDecodeError"),
         ("a.csv", b"id,title\n1,a,b\n", "row 1, has more or fewer values than the header"),
     ],

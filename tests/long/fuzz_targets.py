@@ -168,7 +168,7 @@ def damage_corpus(path: Path, draw: random.Random, others: list[Path]) -> None:
     if path.suffix == ".parquet" or draw.random() < 0.4:
         damage_file(path, draw, others)
     elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress(odd_lines(gzip.decompress(content), draw)))
+        path.write_bytes(gzip.compress(odd_lines(gzip.decompress(content), draw), mtime=0))
     else:
         path.write_bytes(odd_lines(content, draw))
 
