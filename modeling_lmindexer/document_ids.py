@@ -46,8 +46,11 @@ class DocumentIds:
         self._present: list | None = None
 
     @classmethod
-    def of_folder(cls, name_or_path: str | os.PathLike, **hub_kwargs) -> "DocumentIds":
-        """Those of a model folder or Hub repository; row numbers, where it has no table of ids."""
+    def of_folder(cls, name_or_path: str | os.PathLike, count: int, **hub_kwargs) -> "DocumentIds":
+        """Those of a model folder or Hub repository, `count` of them; row numbers, where it has no table of ids.
+
+        A table that is damaged or of another number is a CorruptedFolderError when the ids are first needed.
+        """
 
         def load() -> Sequence | None:
             path = resolve_file(name_or_path, IDS_NAME, optional=True, **hub_kwargs)
@@ -57,7 +60,10 @@ class DocumentIds:
                 raise ImportError("Reading document ids needs pyarrow: pip install pyarrow")
             verify_files([path], resolve_file(name_or_path, MANIFEST_NAME, optional=True, **hub_kwargs))
             with reading_content(path, "Download or write the folder again."):
-                return check_ids(pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist())
+                ids = check_ids(pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist())
+                if len(ids) != count:
+                    raise ValueError(f"{len(ids)} documents, and the prefix tree beside it has {count}")
+                return ids
 
         return cls(load)
 

@@ -107,7 +107,7 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
             eos_token_id,
             pad_token_id,
             reuse_buffer,
-            DocumentIds.of_folder(name_or_path, **hub_kwargs),
+            DocumentIds.of_folder(name_or_path, tree.num_documents, **hub_kwargs),
         )
 
     @property
