@@ -114,8 +114,8 @@ def judge_tree(tree: PrefixTree) -> tuple:
 
 
 def judge_processor(processor: PrefixTreeLogitsProcessor) -> tuple:
-    """Its ids are as many as the tree numbers, all different; it filters scores of a first step, or says that the model
-    has fewer of them (ValueError)."""
+    """Its ids are as many as the tree numbers, all different; it filters scores of a first step, or says that the
+    model has fewer of them (ValueError)."""
     ids = processor.document_ids
     assert ids.are_numbers or len(set(ids.present)) == len(ids.present) == processor.tree.num_documents
     scores = processor(torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 40))
@@ -200,7 +200,8 @@ TARGETS = {
     "index": Target((IDS, MANIFEST_NAME), SemanticIndex.from_pretrained, judge_index, FOLDER_ERRORS),
     "tree": Target((TREE, MANIFEST_NAME), PrefixTree.from_pretrained, judge_tree, FOLDER_ERRORS),
     "processor": Target(
-        (TREE, IDS, MANIFEST_NAME), PrefixTreeLogitsProcessor.from_pretrained, judge_processor, (*FOLDER_ERRORS, ValueError)
+        (TREE, IDS, MANIFEST_NAME), PrefixTreeLogitsProcessor.from_pretrained, judge_processor,
+        (*FOLDER_ERRORS, ValueError),
     ),
     "vectors": Target(
         (VECTORS, MANIFEST_NAME),
