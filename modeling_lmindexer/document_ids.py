@@ -47,8 +47,10 @@ class DocumentIds:
 
     @classmethod
     def of_folder(cls, name_or_path: str | os.PathLike, count: int, **hub_kwargs) -> "DocumentIds":
-        """Those of the `count` documents of a tree in a model folder or Hub repository; row numbers, where it has no
-        table of ids. A table of other documents is a CorruptedFolderError, once it is read."""
+        """Those of a model folder or Hub repository, `count` of them; row numbers, where it has no table of ids.
+
+        A table that is damaged or of another number is a CorruptedFolderError when the ids are first needed.
+        """
 
         def load() -> Sequence | None:
             path = resolve_file(name_or_path, IDS_NAME, optional=True, **hub_kwargs)
