@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from launching import launch
-from tiny_equality import farthest, farthest_gradient, first_steps, numbers, one_task, whole_runs
+from tiny_equality import farthest, farthest_gradient, first_steps, numbers, whole_runs
 from tiny_retrieval import run_of_retrieval
 from tiny_training import at_second_position, epoch_documents, first_step, make_trainer, steps_with_additions
 
@@ -17,8 +17,10 @@ pytestmark = pytest.mark.dist
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What two processes found."""
-    tasks = "gradients", "additions", "epochs", "whole_run", "stopped_run", "frozen_run", "retrieval"
-    tasks += "other_number", "sharded_run"
+    tasks = (
+        "gradients", "additions", "epochs", "whole_run", "stopped_run", "frozen_run", "retrieval", "other_number",
+        "whole_runs", "sharded_run",
+    )  # fmt: skip
     folder = tmp_path_factory.mktemp("two")
     found = launch(folder, 2, *tasks)
     found[0]["folder"] = folder
@@ -87,7 +89,7 @@ def test_every_document_is_seen_once_an_epoch_by_one_or_two(two, tmp_path):
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
     """What four processes found; the corpus is three batches and 12 documents of a fourth."""
-    return launch(tmp_path_factory.mktemp("four"), 4, "epochs", "first_steps", "whole_runs", "one_task")
+    return launch(tmp_path_factory.mktemp("four"), 4, "epochs", "first_steps")
 
 
 @pytest.mark.slow
@@ -96,23 +98,21 @@ def test_every_document_is_seen_once_an_epoch_by_four(four):
 
 
 @pytest.mark.slow
-def test_four_processes_learn_what_one_does(four, tmp_path):
-    """A sample of `tests/long/process_equality.py`: 20 steps of a stage of every kind, whole runs, a task."""
-    steps = first_steps(tmp_path / "steps", 60)
-    runs, task = whole_runs(tmp_path / "runs", 60), one_task(tmp_path / "task", 60)
-    for part in four:
-        for name, expected in steps.items():
-            found = part["first_steps"][name]
+def test_four_processes_take_the_steps_that_one_does(four, tmp_path):
+    """20 steps of a stage of every kind, as in `tests/long/process_equality.py`."""
+    for name, expected in first_steps(tmp_path, 60).items():
+        for found in (part["first_steps"][name] for part in four):
             assert len(expected["losses"]) == 20
             assert max(map(farthest, found["losses"], expected["losses"])) < 1e-5, name
             assert farthest_gradient(found["gradients"], expected["gradients"]) < 1e-5, name
-        for name, expected in runs.items():
-            found = part["whole_runs"][name]
+
+
+def test_two_processes_write_the_files_that_one_does(two, tmp_path):
+    for name, expected in whole_runs(tmp_path, 60).items():
+        for found in (part["whole_runs"][name] for part in two):
             assert torch.equal(found["codes"], expected["codes"]) and torch.equal(found["ids"], expected["ids"]), name
             assert found["files"] == expected["files"] and len(found["files"]) == 2
             assert farthest(found["figures"], expected["figures"]) < 1e-5
-        assert part["one_task"]["documents"] == task["documents"]
-        assert farthest(part["one_task"]["figures"], task["figures"]) < 1e-5
 
 
 def test_a_model_in_shards_learns_what_a_whole_one_does(two):
