@@ -28,6 +28,7 @@ from .retrieval_args import BY_LENGTH, EXISTING, SemanticRetrievalTrainingArgume
 from .retrieval_data import PairCollator, PairDataset, Pairs, UnusablePairsError
 from .run_settings import model_settings, named_settings
 from .run_state import START_OVER
+from .sharding import is_sharded
 from .staged_trainer import StagedTrainer, StopWithoutGain
 from .weights_digest import digest_of_weights
 
@@ -196,9 +197,14 @@ class SemanticRetrievalTrainer(StagedTrainer):
 
     def load_weights(self, folder: Path) -> None:
         """Weights of a checkpoint, or of a stage that is done."""
+        self.model = self.unwrap() if is_sharded(self.model) else self.model  # a file holds a whole one
         with reading_content(folder, START_OVER):
             if (folder / SAFE_WEIGHTS_NAME).exists():
-                load_model(self.unwrap_for_reading(self.model), folder / SAFE_WEIGHTS_NAME)
+                model = self.unwrap_for_reading(self.model)
+                missing, more = load_model(model, folder / SAFE_WEIGHTS_NAME, strict=False)
+                more = set(more) - set(model.state_dict())  # FSDP writes shared embeddings under each of their names
+                if missing or more:
+                    raise ValueError(f"without {sorted(missing)[:3]}, with {sorted(more)[:3]}")
             else:
                 self._load_from_checkpoint(str(folder), self.model)  # sharded weights, or PEFT's
 
@@ -267,8 +273,8 @@ class SemanticRetrievalTrainer(StagedTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def unwrap_for_reading(self, model):
-        """The model inside what accelerate put around it."""
-        return self.accelerator.unwrap_model(model)
+        """The model inside what accelerate put around it; whole, if it is in shards, and all processes ask for it."""
+        return self.twins.gather(model) if is_sharded(model) else self.accelerator.unwrap_model(model)
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 

@@ -138,10 +138,11 @@ def test_up_to_the_hub_and_down_again(tmp_path):
     assert {name for name in public if parts[name] != whole[name]} >= {"semantic_ids.parquet", "model.safetensors"}
     for files in (whole, parts):
         listed = json.loads(files[MANIFEST_NAME])["files"]
-        assert listed.keys() == public - {MANIFEST_NAME}
+        assert listed.keys() == files.keys() - {MANIFEST_NAME}
         assert all(hashlib.sha256(files[name]).hexdigest() == entry["sha256"] for name, entry in listed.items())
     # The index alone, at last without the document that was removed.
-    assert hub.files["org/index"].keys() == {"semantic_ids.parquet", "prefix_tree.safetensors"}
+    of_index = {"semantic_ids.parquet", "index_changes.parquet", "prefix_tree.safetensors"}
+    assert hub.files["org/index"].keys() == of_index
     assert results["small"] == [f"d{i}" for i in range(1, 7)]
     # The model alone: weights and the code that they need.
     sent = hub.files["org/model"]

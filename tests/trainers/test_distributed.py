@@ -124,6 +124,9 @@ def test_a_model_in_shards_learns_what_a_whole_one_does(two):
         for name, value in whole["weights"].items():
             torch.testing.assert_close(sharded["weights"][name], value, rtol=1e-4, atol=1e-5, msg=name)
         assert farthest(numbers(sharded["figures"]), numbers(whole["figures"])) < 1e-5
+        task, expected = part["sharded_run"]["task"], part["retrieval"]
+        assert task["documents"] == expected["documents"] and len(numbers(task["figures"])) > 10
+        assert farthest(numbers(task["figures"]), numbers(expected["figures"])) < 1e-5
 
 
 def test_one_process_goes_on_where_two_stopped(two, tmp_path):

@@ -185,7 +185,7 @@ def sharded_run(folder: Path) -> dict:
 
     PartialState.__init__ = pretend
     AcceleratorState._reset_state(reset_partial_state=True)
-    return {"whole": whole, "sharded": run("sharded")}
+    return {"whole": whole, "sharded": run("sharded"), "task": retrieval(folder / "task")}
 
 
 def other_number(folder: Path) -> None:
