@@ -83,6 +83,7 @@ class StagedTrainer(Trainer):
         # Trainer would delete the old checkpoint before the new one is known to be whole, and upload stages.
         self.num_checkpoints, own.save_total_limit, own.push_to_hub = args.save_total_limit, None, False
         own.hub_token = None  # which would be in every checkpoint
+        own._n_gpu = min(own.n_gpu, 1)  # DataParallel would cut batches whose documents are looked at together
         super().__init__(model=model, args=own, **kwargs)
         if is_deepspeed_zero3_enabled():
             raise ValueError(

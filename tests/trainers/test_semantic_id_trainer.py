@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_trainer, tiny_corpus, tiny_indexer
+from tiny_training import make_trainer, tiny_arguments, tiny_corpus, tiny_indexer, tiny_tokenizer
 
 from trainers import SemanticIDTrainer
 
@@ -353,6 +353,14 @@ def test_the_settings_that_came_in_stay_as_they_are(tmp_path):
     assert arguments.to_dict() == before
     third = SemanticIDTrainer(tiny_indexer(), again.args, tiny_corpus(), trainer.tokenizer)
     assert third.run_dir == tmp_path
+
+
+def test_one_process_takes_one_of_several_devices(tmp_path):
+    """DataParallel would look for negatives in a part of the batch, and average over parts."""
+    settings = tiny_arguments(tmp_path)
+    settings._n_gpu = 4  # as where there are so many, and no launcher
+    trainer = SemanticIDTrainer(tiny_indexer(), settings, tiny_corpus(), tiny_tokenizer())
+    assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 16) and settings.n_gpu == 4
 
 
 def test_words_that_a_corpus_excludes_are_no_targets(tmp_path):
