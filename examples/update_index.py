@@ -111,7 +111,7 @@ def main() -> None:
         if arguments.drift:
             compare(arguments, SemanticIndex.from_pretrained(arguments.folder))
         if any(changing):
-            with FolderLock(arguments.folder, "change"):
+            with FolderLock(arguments.folder):
                 index = SemanticIndex.from_pretrained(arguments.folder)
                 version = index.version
                 change(arguments, index)

@@ -1,5 +1,6 @@
 """The script with a user's arguments: what it prints, what it leaves, its errors and its exit status."""
 
+import fcntl
 import json
 import sys
 
@@ -100,6 +101,14 @@ def test_new_documents_are_compared(run, folder, tmp_path):
 )
 def test_errors_of_one_line(run, arguments, message):
     assert message in run(*arguments, ok=False)
+
+
+def test_a_folder_that_somebody_writes_into_is_left_alone(run, folder, tmp_path):
+    (tmp_path / "gone.txt").write_text("doc03\n")
+    with open(folder / ".run.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as another process would
+        assert "is in use by another run" in run("--remove", tmp_path / "gone.txt", ok=False)
+    assert "removed 1 documents" in run("--remove", tmp_path / "gone.txt")
 
 
 def test_ids_of_numbers_and_of_text(run_script, tmp_path):
