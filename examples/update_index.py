@@ -111,6 +111,8 @@ def main() -> None:
         if arguments.drift:
             compare(arguments, SemanticIndex.from_pretrained(arguments.folder))
         if any(changing):
+            if not Path(arguments.folder).is_dir():
+                raise FileNotFoundError(f"{arguments.folder} is no local folder: download it first, to change it.")
             with FolderLock(arguments.folder):
                 index = SemanticIndex.from_pretrained(arguments.folder)
                 version = index.version

@@ -103,6 +103,11 @@ def test_errors_of_one_line(run, arguments, message):
     assert message in run(*arguments, ok=False)
 
 
+def test_no_folder_is_made(run_script, tmp_path):
+    error = run_script("update_index", tmp_path / "org" / "name", "--remove", "no.txt", ok=False)
+    assert "is no local folder: download it first" in error and not (tmp_path / "org").exists()
+
+
 def test_a_folder_that_somebody_writes_into_is_left_alone(run, folder, tmp_path):
     (tmp_path / "gone.txt").write_text("doc03\n")
     with open(folder / ".run.lock", "w") as file:
