@@ -28,6 +28,7 @@ from trainers.bulk_index import UnusableShardsError
 from trainers.bulk_indexing import BulkResult, Leftovers, ShardShare, check_target, index_corpus
 from trainers.corpus_parts import PARTS_NAME, PartsFolder
 from trainers.run_state import ExistingRunError
+from trainers.stop_signals import StopSignals
 from trainers.weights_digest import digest_of_weights
 
 
@@ -108,7 +109,9 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        run(*HfArgumentParser((BulkArguments, ShardShare, Leftovers)).parse_args_into_dataclasses())
+        arguments = HfArgumentParser((BulkArguments, ShardShare, Leftovers)).parse_args_into_dataclasses()
+        with StopSignals():
+            run(*arguments)
     except (CorpusError, UnusableShardsError, ExistingRunError, CorruptedFolderError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

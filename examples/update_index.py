@@ -19,6 +19,7 @@ from pathlib import Path
 from data import CorpusArguments, CorpusError, load_corpus
 
 from modeling_lmindexer import SemanticIndex
+from modeling_lmindexer.folder import remove_partial
 from modeling_lmindexer.index_check import check_folder
 from trainers.folder_lock import FolderLock
 from trainers.new_documents import ids_like, make_room, sample_of, save_with_model, with_ids_like
@@ -114,6 +115,7 @@ def main() -> None:
             if not Path(arguments.folder).is_dir():
                 raise FileNotFoundError(f"{arguments.folder} is no local folder: download it first, to change it.")
             with FolderLock(arguments.folder):
+                remove_partial(arguments.folder)
                 index = SemanticIndex.from_pretrained(arguments.folder)
                 version = index.version
                 change(arguments, index)

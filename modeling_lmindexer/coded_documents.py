@@ -29,9 +29,9 @@ class CodedDocuments:
         codes = check_codes(np.asarray(codes, dtype=np.int64), document_ids, position_sizes, has_disambiguation)
         self.has_disambiguation = bool(has_disambiguation)
         self.position_sizes = [int(size) for size in position_sizes]
-        self.ids = DocumentIds(document_ids)
         self._codes = codes  # by document number, with room for more at the end
-        self.tree = PrefixTree.from_sequences(torch.from_numpy(codes + self.offsets))
+        # Exchanged together: who searches in another thread needs the ids that go with the numbers of the tree.
+        self._numbered = DocumentIds(document_ids), PrefixTree.from_sequences(torch.from_numpy(codes + self.offsets))
         if len(self.tree) != len(self):
             way_out = "" if has_disambiguation else " Make them unique with trainers.reassignment.reassign."
             raise ValueError(
@@ -61,6 +61,16 @@ class CodedDocuments:
         if has_disambiguation:
             codes = np.column_stack([codes, number_in_group(codes, document_ids)])
         return cls(document_ids, codes, position_sizes, has_disambiguation)
+
+    @property
+    def ids(self) -> DocumentIds:
+        """The documents' ids, and the numbers that the tree gives them."""
+        return self._numbered[0]
+
+    @property
+    def tree(self) -> PrefixTree:
+        """The prefix tree of the IDs."""
+        return self._numbered[1]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,7 +112,8 @@ class CodedDocuments:
     @property
     def logits_processor(self) -> PrefixTreeLogitsProcessor:
         """Keeps `generate` on the IDs of this index."""
-        return PrefixTreeLogitsProcessor(self.tree, document_ids=self.ids)
+        ids, tree = self._numbered
+        return PrefixTreeLogitsProcessor(tree, document_ids=ids)
 
     def filtered(self, allowed) -> PrefixTree:
         """A view of the tree with the allowed documents only, for the time of a request.
@@ -114,8 +125,9 @@ class CodedDocuments:
         Raises:
             ValueError: a mask of another length; KeyError: an id that is not in the index.
         """
-        tree = self.tree.snapshot()
-        return tree.filtered(self.ids.mask(allowed, tree.num_documents))
+        ids, tree = self._numbered
+        tree = tree.snapshot()
+        return tree.filtered(ids.mask(allowed, tree.num_documents))
 
     def documents_of(self, ids: torch.Tensor) -> list[list]:
         """Documents of flat ids `(rows, positions)`, or `(rows, 1 + positions)` as `generate` returns them.
@@ -133,11 +145,12 @@ class CodedDocuments:
                 f"Expected flat ids of shape (rows, {positions}), or (rows, {positions + 1}) with the start id first; "
                 f"got {tuple(ids.shape)}."
             )
-        tree = self.tree.snapshot()
+        document_ids, tree = self._numbered
+        tree = tree.snapshot()
         rows, numbers = tree.documents(tree.walk(ids[:, -positions:]), positions)
         found: list[list] = [[] for _ in ids]
         for row, number in zip(rows.tolist(), numbers.tolist(), strict=True):
-            found[row].append(self.ids.numbered[number])
+            found[row].append(document_ids.numbered[number])
         return found
 
     def rows_of(self, documents) -> np.ndarray:
@@ -189,4 +202,4 @@ class CodedDocuments:
         """Numbers the documents anew, when most numbers are those of removed ones."""
         if 2 * len(self) < self.ids.count:
             ids, codes, sequences = list(self.document_ids), self.codes, self.sequences
-            self.ids, self._codes, self.tree = DocumentIds(ids), codes, PrefixTree.from_sequences(sequences)
+            self._codes, self._numbered = codes, (DocumentIds(ids), PrefixTree.from_sequences(sequences))

@@ -90,10 +90,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_partial(folder: str | os.PathLike) -> None:
-    """Removes what writers that were killed left in a folder and the folders in it; nobody may be writing there."""
-    for path in list(Path(folder).rglob(f"{PARTIAL_PREFIX}*")):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+def remove_partial(folder: str | os.PathLike, deep: bool = False) -> None:
+    """Removes what writers that were killed left in a folder, and if `deep` in the folders in it; nobody may be
+    writing there."""
+    folder = Path(folder)
+    for prefix in (PARTIAL_PREFIX, f"{UPDATE_NAME}-"):
+        for path in list(folder.rglob(f"{prefix}*") if deep else folder.glob(f"{prefix}*")):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

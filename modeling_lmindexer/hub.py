@@ -11,7 +11,8 @@ from huggingface_hub.utils import filter_repo_objects
 from .folder import MANIFEST_NAME, finish_update, manifest_entries, read_manifest
 
 # What a training run leaves beside the model and nobody should download.
-PRIVATE_PATTERNS = ["stages/**", "adapted/**", "learning_rates/**", "cache/**", "runs/**", "*training_args.bin", ".*"]
+PRIVATE_FOLDERS = ("stages", "adapted", "learning_rates", "cache", "parts", "runs")
+PRIVATE_PATTERNS = [*(f"{name}/**" for name in PRIVATE_FOLDERS), "*training_args.bin", ".*"]
 
 
 def joined_manifest(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .document_ids import IDS_NAME
 from .folder import CorruptedFolderError, atomic_path
 from .index_rules import id_texts
 
@@ -104,6 +105,15 @@ class IndexTable:
             raise CorruptedFolderError(
                 f"{path} is not a table of semantic IDs: {error} Download or write the folder again."
             ) from error
+
+
+def version_of(folder: Path) -> int:
+    """Version of the index in a folder, 0 without one that can be read."""
+    try:
+        metadata = pyarrow.parquet.read_schema(folder / IDS_NAME).metadata or {}
+        return int(json.loads(metadata.get(b"version", b"0")))
+    except UNREADABLE:
+        return 0
 
 
 def checked_metadata(raw: dict[bytes, bytes]) -> dict:

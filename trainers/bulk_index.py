@@ -190,7 +190,7 @@ def build_bulk_index(
     tree.save_pretrained(folder)
     tree.close()
     sizes = [*config.codebook_sizes, max(largest, config.num_disambiguation_codes)]
-    write_table(folder / IDS_NAME, folder / "sorted.arrow", schema, sizes)
+    write_table(folder / IDS_NAME, folder / "sorted.arrow", schema, sizes, config.codebook_fingerprint)
     return BulkIndex(folder, tree.count, largest, tree.distinct_prefixes())
 
 
@@ -200,12 +200,16 @@ def as_lists(codes: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(codes.reshape(-1)))
 
 
-def write_table(path: Path, file: Path, schema: pa.Schema, position_sizes: list[int]) -> None:
+def write_table(
+    path: Path, file: Path, schema: pa.Schema, position_sizes: list[int], codebook_fingerprint: str | None = None
+) -> None:
     """`semantic_ids.parquet` from the sorted rows, as `SemanticIndex.save_pretrained` writes it."""
     shape = {"position_sizes": position_sizes, "has_disambiguation": True}
+    if codebook_fingerprint is not None:
+        shape["codebook_fingerprint"] = codebook_fingerprint
     schema = schema.append(pa.field("semantic_id", pa.string()))
     schema = schema.with_metadata({name: json.dumps(value) for name, value in shape.items()})
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
         for table in equal_tables(read_batches(file), _ROW_GROUP):
             texts = ["".join(f"<{code}>" for code in codes) for codes in table["codes"].to_pylist()]
             writer.write_table(pa.table([*table.columns, pa.array(texts, pa.string())], schema=schema))

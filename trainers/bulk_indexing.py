@@ -1,7 +1,6 @@
 """Indexes a corpus of any size in parts, by one process or several, and goes on after any stop."""
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,8 @@ from .corpus_parts import (
 from .folder_lock import FolderInUseError, FolderLock
 from .model_folder import METRICS_NAME, whole_folder
 from .progress import progress_bar
-from .run_state import ExistingRunError
+from .run_state import ExistingRunError, keep_changed_index, read_object
+from .stop_signals import leave_on_signal
 
 _WORK = ".work"
 
@@ -57,14 +57,22 @@ class Leftovers:
         default=False, metadata={"help": "Index files again that changed, and leave out those no longer named."}
     )
 
-    def clear(self, folder: PartsFolder, sources: Sequence[Source], say: Callable[[str], None]) -> None:
+    def clear(
+        self, folder: PartsFolder, sources: Sequence[Source], share: ShardShare, say: Callable[[str], None]
+    ) -> None:
         """Deletes what is to be deleted.
 
         Raises:
             FolderInUseError: other processes are at work.
+            ValueError: this is one of several, which would delete what the others write.
         """
         if not self.start_over and not self.redo_changed:
             return
+        if share.num_shards > 1:
+            raise ValueError(
+                f"--start_over and --redo_changed are for one process alone. Delete {folder.root} to begin again; or "
+                "run one process with --redo_changed, which may be stopped when it begins to read."
+            )
         with contextlib.ExitStack() as stack:
             for path in folder.root.glob(".*.lock"):  # this process's own may be taken again
                 stack.enter_context(FolderLock(folder.root, path.name[1:].removesuffix(".lock")))
@@ -85,7 +93,7 @@ def claimed(
         ExistingRunError: the parts are those of another run.
     """
     with FolderLock(folder.root, f"shard-{share.shard_index}"):
-        leftovers.clear(folder, sources, say)
+        leftovers.clear(folder, sources, share, say)
         folder.claim()
         folder.check_sources(sources)
         beside = folder.root / f".writing-{share.shard_index}"
@@ -103,6 +111,7 @@ def assign_parts(
     with progress_bar(description="documents", disable=share.shard_index > 0) as bar:
         for source, state, records, tokens in ahead(tokenized(sources, assigner, folder, share)):
             folder.write(source, state, records, assigner.assign(tokens), beside)
+            leave_on_signal("between two parts", quiet=share.shard_index > 0)
             count += len(records.ids)
             bar.update(len(records.ids))
     return count
@@ -174,6 +183,7 @@ def finish_index(
         parts, digest = write_parts_manifest(folder, sources)
         target, work = folder.root.parent, folder.root / _WORK
         if (done := index_of(target, digest)) is not None:
+            shutil.rmtree(work, ignore_errors=True)  # of one that was killed just before its end
             return done, "", len(parts)
         index, note = write_indexed_folder(name_or_path, parts, digest, target, work, memory, say)
         return index, note, len(parts)
@@ -215,20 +225,21 @@ def index_of(target: Path, digest: str) -> BulkIndex | None:
     """The index that a whole model folder has, if it is that of the parts with this digest."""
     if not (target / MANIFEST_NAME).exists():
         return None
-    figures = json.loads((target / METRICS_NAME).read_text(encoding="utf-8"))
+    figures = read_object(target / METRICS_NAME)
     if figures.get("parts") != digest:
         return None
     return BulkIndex(target, figures["documents"], figures["largest_group"], figures["distinct_prefixes"])
 
 
 def check_target(name_or_path: str | Path, output_dir: Path) -> None:
-    """Raises ExistingRunError for a folder that holds a model that was not written here."""
+    """Raises ExistingRunError for a folder that holds a model that was not written here, or an index changed since."""
     same = Path(name_or_path).resolve() == output_dir.resolve()
     if same or (output_dir / MANIFEST_NAME).exists() and not (output_dir / PARTS_NAME).exists():
         raise ExistingRunError(
             f"{output_dir} holds a model folder {'to read from' if same else 'of another kind of run'}, whose index "
             "would be lost: choose another output_dir."
         )
+    keep_changed_index(output_dir)
 
 
 def index_corpus(

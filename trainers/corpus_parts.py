@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from modeling_lmindexer.folder import atomic_path, file_digest, write_json
 
-from .run_state import ExistingRunError, differences
+from .run_state import ExistingRunError, differences, read_object
 
 PARTS_NAME = "parts"
 MANIFEST_NAME = "parts.json"
@@ -136,7 +136,7 @@ class PartsFolder:
         """
         path = self.root / _SETTINGS_NAME
         if path.exists():
-            different = differences(json.loads(path.read_text(encoding="utf-8")), self.settings)
+            different = differences(read_object(path), self.settings)
             if different:
                 raise ExistingRunError(
                     f"{self.root} holds parts of another run ({different}). Set --start_over to delete them and "

@@ -57,7 +57,7 @@ class EncoderStates:
     @staticmethod
     def compute(folder: Path, fingerprint: str, offsets: np.ndarray, hidden_size: int, batches) -> None:
         """Writes the cache; its description, which makes it one, last."""
-        remove_partial(folder)
+        remove_partial(folder, deep=True)
         description = folder / _DESCRIPTION
         description.unlink(missing_ok=True)
         needed, free = _ITEM * int(offsets[-1]) * hidden_size, shutil.disk_usage(folder).free

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from modeling_lmindexer.document_vectors import VECTORS_NAME
 from modeling_lmindexer.folder import (
     MANIFEST_NAME,
     PARTIAL_PREFIX,
@@ -17,10 +18,12 @@ from modeling_lmindexer.folder import (
     update_manifest,
     write_json,
 )
+from modeling_lmindexer.index_changes import CHANGES_NAME
 
 from .folder_lock import FolderLock
 from .model_card import CardContent, write_card
 from .plots import save_plots
+from .run_state import keep_changed_index
 from .semantic_id_trainer import SemanticIDTrainer
 
 METRICS_NAME = "metrics.json"
@@ -49,7 +52,12 @@ def save_model_folder(trainer: SemanticIDTrainer, metrics: dict, card: CardConte
 @contextlib.contextmanager
 def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterator[Path]:
     """A folder beside the final one, for files of its own; at the end they and model, tokenizer, index and
-    `metrics.json` get their names in `target`, the manifest last."""
+    `metrics.json` get their names in `target`, the manifest last.
+
+    Raises:
+        ExistingRunError: `target` holds an index that was changed since it was made.
+    """
+    keep_changed_index(target)
     with FolderLock(target), new_folder(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -59,7 +67,8 @@ def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterat
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         update_manifest(folder, files)
         finish_update(target)  # of an earlier index, or it would come over this one
-        (target / MANIFEST_NAME).unlink(missing_ok=True)
+        for name in {MANIFEST_NAME, CHANGES_NAME, VECTORS_NAME} - set(files) | {MANIFEST_NAME}:  # of an earlier index
+            (target / name).unlink(missing_ok=True)
         for file in [file for file in files if file != MANIFEST_NAME] + [MANIFEST_NAME]:
             (target / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / file, target / file)

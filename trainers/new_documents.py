@@ -1,5 +1,6 @@
 """Documents that come after training get their IDs from a model that reads them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -70,11 +71,10 @@ def ids_like(index: SemanticIndex, document_ids: Iterable) -> list:
         ValueError: text where numbers are expected.
     """
     kind, document_ids = type(index.document_ids[0]), list(document_ids)
-    try:
-        return [kind(document) for document in document_ids]
-    except ValueError:
-        wrong = next(document for document in document_ids if not str(document).lstrip("+-").isdecimal())
-        raise ValueError(f"{wrong!r} is no id like those of the index, which are whole numbers.") from None
+    wrong = [d for d in document_ids if kind is int and not re.fullmatch(r"-?\d+", str(d), re.ASCII)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no id like those of the index, which are whole numbers.")
+    return [kind(document) for document in document_ids]
 
 
 def with_ids_like(index: SemanticIndex, documents: list[dict]) -> list[dict]:

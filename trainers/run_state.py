@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from modeling_lmindexer.document_ids import IDS_NAME
 from modeling_lmindexer.folder import reading_content, write_json
+from modeling_lmindexer.index_table import version_of
 
 COMPLETE_MARK = "complete"
 START_OVER = "Delete it, or begin the run again with --start_over."
@@ -101,6 +103,16 @@ class RunState:
         for checkpoint in self.folder(stage_name).glob("checkpoint-*"):
             if checkpoint not in kept:
                 shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def keep_changed_index(folder: Path) -> None:
+    """Raises ExistingRunError for a folder whose index was changed after its run: another one would lose that."""
+    version = version_of(folder)
+    if version:
+        raise ExistingRunError(
+            f"{folder} holds an index of version {version}: its documents were changed since it was made, which would "
+            f"be lost. Choose another output_dir, or delete {folder / IDS_NAME} first."
+        )
 
 
 def read_object(path: Path) -> dict:

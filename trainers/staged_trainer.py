@@ -16,7 +16,7 @@ from modeling_lmindexer.folder import naming_write_errors, reading_content, remo
 
 from .folder_lock import FolderInUseError, FolderLock
 from .progress import HintEpoch, StageProgress
-from .run_state import RunState
+from .run_state import RunState, keep_changed_index
 from .sharding import EmbeddingsInRoot, Twins, is_sharded
 from .staged_args import StagedTrainingArguments
 from .stop_signals import StopSignals, leave
@@ -162,9 +162,10 @@ class StagedTrainer(Trainer):
 
     def claim(self, settings: dict) -> None:
         """Takes the output folder for a run with these settings, or raises ExistingRunError."""
+        keep_changed_index(self.run_dir)
         with self.args.main_process_first(local=False, desc="claiming the output folder"):
             if self.args.process_index == 0 and self.state_of_run.root.exists():
-                remove_partial(self.state_of_run.root)
+                remove_partial(self.state_of_run.root, deep=True)
             # All processes look, so that all are refused; the main one has deleted what was there, if asked to.
             start_over = self.args.start_over and self.args.process_index == 0
             self.state_of_run.claim(settings, start_over=start_over, go_on=self.args.go_on)

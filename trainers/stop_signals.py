@@ -21,8 +21,8 @@ class RunStopped(SystemExit):
 class StopSignals:
     """Notes SIGTERM and SIGINT while it is entered, and puts the handlers that were there back afterwards.
 
-    A second signal acts as if this were not here, so that Ctrl-C twice stops at once. Outside the main thread, where
-    Python knows no signals, nothing happens.
+    A second signal, three seconds later, acts as if this were not here: Ctrl-C again stops at once. Outside the main
+    thread, where Python knows no signals, nothing happens.
 
     Attributes:
         received: number of the signal that came, 0 for none.

@@ -17,7 +17,8 @@ from trainers.corpus_parts import Records
 from .corpora import TEXT_COLUMNS, document_id, document_text
 from .rows import CorpusError, kind_of_file, open_text
 
-_UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, pa.ArrowException)
+_UNREADABLE = (OSError, EOFError, zlib.error, UnicodeError, RecursionError, csv.Error, pa.ArrowException)
+csv.field_size_limit(2**31 - 1)  # the standard library stops at 131,072 characters
 _BATCH = 1024  # rows of a parquet file at a time
 
 

@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -15,7 +17,11 @@ from transformers import AutoModel
 
 from modeling_lmindexer import SemanticIndex
 from modeling_lmindexer.folder import file_digest, read_manifest
+from modeling_lmindexer.hub import files_of
+from modeling_lmindexer.index_check import check_folder
 from trainers.bulk_assignment import BulkAssigner
+from trainers.corpus_parts import PartsFolder
+from trainers.stop_signals import RunStopped
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "index_documents.py"
 
@@ -24,7 +30,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "index_documents.py"
 def base(tmp_path_factory) -> Path:
     """A model and 360 documents in three files."""
     folder, corpus = tmp_path_factory.mktemp("data"), tiny_corpus(30)
-    tiny_indexer().save_pretrained(folder / "model")
+    tiny_indexer(codebook_fingerprint="f" * 16).save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
     rows = [{"key": i, "text": t} for i, t in zip(corpus["id"], corpus["text"], strict=True)]
     for number in range(3):
@@ -71,6 +77,7 @@ def test_the_folder_searches(base, whole):
     assert dict(zip(index.document_ids, index.semantic_ids, strict=True)) == dict(
         zip(expected.document_ids, expected.semantic_ids, strict=True)
     )
+    assert index.codebook_fingerprint == "f" * 16
     model = AutoModel.from_pretrained(whole).eval()
     assert model.config.num_disambiguation_codes == index.position_sizes[-1] > 16
     inputs = tiny_tokenizer()(corpus["text"][0], return_tensors="pt")
@@ -164,6 +171,44 @@ def test_what_changed_is_refused_or_done_again(base, run, tmp_path):
     with open(out / "parts" / ".shard-0.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # as another process would
         assert "is in use by another shard-0" in run(*arguments(data, out), ok=False)
+
+
+def test_the_folder_is_whole_and_its_parts_stay_here(whole):
+    assert check_folder(whole).problems == []
+    assert not [name for name in files_of(whole) if name.startswith("parts")]
+
+
+def test_an_index_that_was_changed_since_is_kept(base, whole, run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    index = SemanticIndex.from_pretrained(out)
+    index.remove(index.document_ids[:1])
+    index.save_pretrained(out)
+    message = run(*arguments(base, out), ok=False)
+    assert "holds an index of version 1" in message and "delete" in message
+    assert len(SemanticIndex.from_pretrained(out)) == 359
+
+
+def test_one_of_several_processes_deletes_nothing(base, run, tmp_path):
+    for flag in ("--start_over", "--redo_changed"):
+        message = run(*arguments(base, tmp_path / "o", flag, "--num_shards", 2), ok=False)
+        assert "are for one process alone" in message and str(tmp_path / "o" / "parts") in message
+
+
+def test_a_signal_stops_between_parts(base, run, tmp_path, monkeypatch):
+    write = PartsFolder.write
+
+    def write_and_signal(self, *args):
+        write(self, *args)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartsFolder, "write", write_and_signal)
+        patch.setattr(sys, "argv", ["index_documents.py", *arguments(base, tmp_path / "o")])
+        with pytest.raises(RunStopped, match="143"):
+            __import__("index_documents").main()
+    assert len(list((tmp_path / "o" / "parts").glob("*/*.parquet"))) == 1
+    assert "310 documents read" in run(*arguments(base, tmp_path / "o"))
 
 
 def test_what_cannot_be_done(base, run, tmp_path):

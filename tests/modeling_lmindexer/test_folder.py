@@ -21,6 +21,7 @@ from modeling_lmindexer.folder import (
     atomic_path,
     file_digest,
     read_manifest,
+    remove_partial,
     resolve_file,
     update_manifest,
     verify_files,
@@ -334,3 +335,14 @@ def test_equal_tensors_and_metadata_make_equal_bytes(tmp_path):
     with safe_open(tmp_path / "one", framework="pt") as file:
         assert file.metadata() == metadata and set(file.keys()) == {"a", "b"}
         assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    """Copies that were never given up, here or in the folders of stages; what is on its way to its name stays."""
+    left = [".writing-abc", ".index-update-xyz", "stages/1/.writing-file"]
+    for name in (*left, ".index-update", "stages/1/codes"):
+        (tmp_path / name).mkdir(parents=True)
+    remove_partial(tmp_path)
+    assert [name for name in left if (tmp_path / name).exists()] == ["stages/1/.writing-file"]
+    remove_partial(tmp_path / "stages", deep=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".index-update", "1", "codes", "stages"]

@@ -476,3 +476,18 @@ def test_the_folder_of_learned_codes_alone_takes_new_documents(tmp_path):
     inputs = index.tokenizer([TEXTS[2]], return_tensors="pt")
     found = loaded.model.search(**inputs, index=loaded, num_beams=20, top_k=7)
     assert sorted(found.documents[0]) == sorted(loaded.document_ids)
+
+
+def test_a_search_keeps_the_ids_that_go_with_its_tree(monkeypatch):
+    """Another thread removes so many documents that all are numbered anew, while a search is between the two."""
+    index = SemanticIndex.from_codes([f"d{i}" for i in range(8)], [[0, i] for i in range(8)], [2, 8, 2])
+    rows, snapshot = index.sequences, PrefixTree.snapshot
+
+    def meanwhile(tree):
+        if len(index) == 8:
+            index.remove([f"d{i}" for i in range(5)])
+        return snapshot(tree)
+
+    monkeypatch.setattr(PrefixTree, "snapshot", meanwhile)
+    assert index.documents_of(rows[5:]) == [["d5"], ["d6"], ["d7"]]
+    assert index.documents_of(rows[4:]) == [[], ["d5"], ["d6"], ["d7"]] and index.ids.count == 3
