@@ -185,13 +185,38 @@ def measure_drift(
     learned = len(index.codebook_sizes)
     ids, scores = assigned_with_scores(model, tokenizer, texts, batch_size)
     known, new = index.codes[:, :learned], ids.numpy() - index.offsets[:learned]
+    certainty = None
+    if reference is not None:
+        known_texts = [document["text"] for document in reference]
+        certainty = compare(scores.numpy(), assigned_with_scores(model, tokenizer, known_texts, batch_size)[1].numpy())
+    has_room = index.has_disambiguation
+    divergences, unseen, colliding, largest = beside_draws(known, new, draws, seed)
+    return DriftReport(
+        documents=len(new),
+        known=len(known),
+        divergences=divergences,
+        unseen=unseen,
+        colliding=colliding,
+        log_probability=float(scores.mean()),
+        certainty=certainty,
+        room=index.position_sizes[-1] if has_room else None,
+        largest=largest if has_room else None,
+    )
+
+
+def beside_draws(
+    known: np.ndarray, new: np.ndarray, draws: int, seed: int
+) -> tuple[list[Divergence], Share, Share, int]:
+    """Figures of the codes of `known` `(N, learned positions)` and `new` `(n, learned positions)` documents, beside
+    those of draws from the known ones: divergences by position, codes that are new, codes that are shared; and the
+    largest group that shares its codes, known and new together."""
     groups = np.unique(np.concatenate([known, new]), axis=0, return_inverse=True)[1].reshape(-1)
     known_groups, new_groups = groups[: len(known)], groups[len(known) :]
     counts = np.bincount(known_groups, minlength=groups.max() + 1)
     together = np.bincount(groups)
     random = np.random.default_rng(seed)
     size = min(len(new), len(known) // 2)
-    divergences, unseen, colliding = [([], []) for _ in range(learned)], [], []
+    divergences, unseen, colliding = [([], []) for _ in range(known.shape[1])], [], []
     for _ in range(draws):
         rows = random.permutation(len(known))
         first, second = known[rows[:size]], known[rows[size : 2 * size]]
@@ -203,21 +228,11 @@ def measure_drift(
         left = counts - np.bincount(drawn, minlength=len(counts))
         unseen.append((left[drawn] == 0).mean())
         colliding.append((counts[drawn] > 1).mean())
-    certainty = None
-    if reference is not None:
-        known_texts = [document["text"] for document in reference]
-        certainty = compare(scores.numpy(), assigned_with_scores(model, tokenizer, known_texts, batch_size)[1].numpy())
-    has_room = index.has_disambiguation
-    return DriftReport(
-        documents=len(new),
-        known=len(known),
-        divergences=[Divergence(float(np.mean(found)), tuple(by_chance)) for found, by_chance in divergences],
-        unseen=Share(float((counts[new_groups] == 0).mean()), float(np.mean(unseen)), len(new)),
-        colliding=Share(float((together[new_groups] > 1).mean()), float(np.mean(colliding)), len(new)),
-        log_probability=float(scores.mean()),
-        certainty=certainty,
-        room=index.position_sizes[-1] if has_room else None,
-        largest=int(together.max()) if has_room else None,
+    return (
+        [Divergence(float(np.mean(found)), tuple(by_chance)) for found, by_chance in divergences],
+        Share(float((counts[new_groups] == 0).mean()), float(np.mean(unseen)), len(new)),
+        Share(float((together[new_groups] > 1).mean()), float(np.mean(colliding)), len(new)),
+        int(together.max()),
     )
 
 
