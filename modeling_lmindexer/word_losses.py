@@ -1,6 +1,11 @@
 """Cross-entropy of predictions over many words, without the scores of all of them in memory at once."""
 
+import importlib.metadata
+from collections.abc import Callable
+from functools import cache
+
 import torch
+from packaging.version import Version
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -11,7 +16,8 @@ SCORES_AT_ONCE = 2**25
 def word_losses(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """`-sum_w targets(w) log softmax(hidden W^T + b)(w)` of every prediction: `(predictions,)`, float32 at least.
 
-    Many predictions are taken chunk by chunk, and each chunk's scores once more in the backward pass.
+    Many predictions are taken chunk by chunk, and each chunk's scores once more in the backward pass. On CUDA,
+    liger-kernel (0.8.2 or later) does this in one kernel where it is installed and each prediction has one word.
 
     Args:
         hidden: `(predictions, hidden)`.
@@ -22,11 +28,27 @@ def word_losses(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
     size = max(1, SCORES_AT_ONCE // len(weight))
     if len(hidden) <= size:
         return _losses(hidden, weight, bias, targets)
+    fused = liger_losses() if hidden.is_cuda else None
+    if fused and hidden.dtype != torch.float64 and not targets.is_floating_point():
+        return fused(weight, hidden, targets, bias)
     chunks = zip(hidden.split(size), targets.split(size), strict=True)
     return torch.cat([
         checkpoint(_losses, part, weight, bias, wanted, use_reentrant=False, preserve_rng_state=False)
         for part, wanted in chunks
     ])  # fmt: skip
+
+
+@cache
+def liger_losses() -> Callable | None:
+    """liger-kernel's loss of `(weight, hidden, targets, bias)` per prediction (Hsu et al., 2024, arXiv 2410.10989), or
+    `None` where it is not installed, or so old that gradients of single predictions are wrong."""
+    try:
+        if Version(importlib.metadata.version("liger-kernel")) < Version("0.8.2"):
+            return None
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError:  # also PackageNotFoundError
+        return None
+    return LigerFusedLinearCrossEntropyLoss(reduction="none")
 
 
 def _losses(hidden, weight, bias, targets) -> torch.Tensor:

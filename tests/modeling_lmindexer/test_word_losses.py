@@ -1,12 +1,14 @@
 """The losses of words in chunks are those of all at once, in values and gradients, and hold fewer scores in memory."""
 
+import os
+
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_lmindexer import word_losses as module
-from modeling_lmindexer.word_losses import word_losses
+from modeling_lmindexer.word_losses import liger_losses, word_losses
 
 PREDICTIONS, WIDTH, WORDS = 11, 4, 7
 
@@ -69,3 +71,54 @@ def test_half_precision_is_added_up_in_float32():
     scores = (hidden @ weight.T + bias).double()
     exact = F.cross_entropy(scores, targets, reduction="none")
     torch.testing.assert_close(losses.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+class OnCuda(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("at_once, kind, used", [(1, "words", True), (10**6, "words", False), (1, "bags", False)])
+def test_liger_takes_many_predictions_of_single_words_on_a_gpu(monkeypatch, at_once, kind, used):
+    calls = []
+
+    def fused(weight, hidden, targets, bias):
+        calls.append(targets)
+        return F.cross_entropy(hidden @ weight.T + bias, targets, reduction="none")
+
+    monkeypatch.setattr(module, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "liger_losses", lambda: fused)
+    hidden, *others = inputs(distributions=kind == "bags", dtype=torch.float32)
+    losses = word_losses(hidden.as_subclass(OnCuda), *others)
+    assert bool(calls) == used
+    torch.testing.assert_close(losses.as_subclass(torch.Tensor), plain(hidden, *others))
+    word_losses(hidden, *others)  # on a CPU never
+    assert len(calls) == used
+
+
+def test_a_liger_with_wrong_gradients_is_left_alone(monkeypatch):
+    liger_losses.cache_clear()
+    monkeypatch.setattr(module.importlib.metadata, "version", lambda name: "0.8.1")
+    assert liger_losses() is None
+    liger_losses.cache_clear()
+
+
+@pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available(),
+    reason="a GPU; or liger-kernel and triton installed, and TRITON_INTERPRET=1",
+)
+def test_ligers_own_losses_and_gradients():
+    """Also without a GPU: `pip install --no-deps liger-kernel triton`, and `TRITON_INTERPRET=1` for this test."""
+    pytest.importorskip("liger_kernel")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    factors = torch.linspace(-1, 2, PREDICTIONS, device=device)
+    results = []
+    for function in (lambda hidden, weight, bias, targets: liger_losses()(weight, hidden, targets, bias), plain):
+        *floats, targets = (tensor.detach().to(device) for tensor in inputs(distributions=False, dtype=torch.float32))
+        for tensor in floats:
+            tensor.requires_grad_()
+        losses = function(*floats, targets)
+        (losses * factors).sum().backward()
+        results.append([losses, *(tensor.grad for tensor in floats)])
+    torch.testing.assert_close(*results)
