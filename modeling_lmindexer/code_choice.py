@@ -20,12 +20,14 @@ class CodeChoice:
         likelihood_weight: see above.
         candidates: most likely codes of which `expectation` chooses.
         smoothness: of `balanced`: divides the logits; smaller is nearer to equal use, larger to the most likely codes.
+        across_processes: of `balanced`: whether the batches of all processes are one.
     """
 
     kind: str = "most_likely"
     likelihood_weight: float = 5.0
     candidates: int = 16
     smoothness: float = 1.0
+    across_processes: bool = True
 
     def __post_init__(self):
         if self.kind not in CODE_CHOICES:
@@ -38,18 +40,20 @@ class CodeChoice:
 
 
 @torch.no_grad()
-def balanced_codes(logits: torch.Tensor, smoothness: float = 1.0, iterations: int = 10) -> torch.Tensor:
+def balanced_codes(
+    logits: torch.Tensor, smoothness: float = 1.0, across_processes: bool = True, iterations: int = 10
+) -> torch.Tensor:
     """Codes `(batch,)` that all codes of the global batch share about equally, by Sinkhorn's iterations.
-
-    The batches of all processes count as one, so that the result does not depend on how documents are split.
 
     Args:
         logits: `(batch, codes)`, equally many rows on every process.
         smoothness: divides the logits; the smaller it is, the more iterations it takes to balance the codes.
+        across_processes: the batches of all processes count as one, so that the result does not depend on how
+            documents are split among them.
         iterations: of normalising over documents, then over codes.
     """
     rows, first = logits.detach().double() / smoothness, 0
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if across_processes and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         pieces = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
         dist.all_gather(pieces, rows.contiguous())
         rows, first = torch.cat(pieces), dist.get_rank() * len(logits)

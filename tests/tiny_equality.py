@@ -83,42 +83,64 @@ def whole_runs(folder: Path, documents: int) -> dict:
     return found
 
 
+def parts_runs(folder: Path, documents: int) -> dict:
+    """Runs with dropout, by AdamW in float32, in four parts a batch: two on a corpus of words, with all that looks at
+    the documents of a batch together, and with more documents one on Python's documentation at the default rate."""
+    words = corpus_of(min(documents, 250))
+    settings = {"global_batch_size": 16, "batch_parts": 4, "save_strategy": "no"}
+    additions = ADDITIONS | {"freeze_encoder": True, "collisions": "reassign"}
+    runs = {
+        "words": ({"dropout": 0.1, "codebook_sizes": [8, 8]}, {}),
+        "words, additions": ({"codebook_sizes": [16, 48], "kind": "bert", "similarity": "euclidean"}, additions),
+    }
+    found = {}
+    for name, (model, own) in runs.items():
+        trainer = make_trainer(folder / name, model=tiny_indexer(**model), corpus=words, **settings, **own)
+        trainer.train()
+        found[name] = result_of(trainer, folder / name / "index")
+    if documents > 250:
+        found["Python, rate 2e-3"] = documentation_run(folder / "python", documents, 2e-3, 0.0, 0.1, batch_parts=4)
+    return found
+
+
 def adamw_runs(folder: Path, documents: int) -> dict:
-    """Runs as users make them, by AdamW in float32 with a schedule, on documents of Python's standard library: at the
-    rate of fine-tuning, at the default one, and, on one process, at that with weights that are 1e-7 other ones."""
+    """Runs as users make them, by AdamW in float32 with a schedule: at the rate of fine-tuning, at the default one,
+    and, on one process, at that with weights that are 1e-7 other ones."""
+    runs = {"rate 2e-4": (2e-4, 0.0), "rate 2e-3": (2e-3, 0.0)}
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        runs["rate 2e-3, nudged"] = (2e-3, 1e-7)
+    return {name: documentation_run(folder / name, documents, *run, dropout=0.0) for name, run in runs.items()}
+
+
+def documentation_run(folder: Path, documents: int, rate: float, nudge: float, dropout: float, **settings) -> dict:
+    """A run on documents of Python's standard library."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
     from data import python_docs, train_tokenizer
 
     corpus = python_docs()
     corpus = corpus.select(np.sort(np.random.default_rng(0).permutation(len(corpus))[:documents]))
     tokenizer = train_tokenizer(corpus["text"], 3000, model_max_length=48)
-    runs = {"rate 2e-4": (2e-4, 0.0), "rate 2e-3": (2e-3, 0.0)}
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        runs["rate 2e-3, nudged"] = (2e-3, 1e-7)
-    found = {}
-    for name, (rate, nudge) in runs.items():
-        args = SemanticIDTrainingArguments(
-            output_dir=str(folder / name), global_batch_size=64, learning_rate=rate, save_strategy="no", use_cpu=True,
-            disable_tqdm=True, report_to="none",
-        )  # fmt: skip
-        model = small_indexer(len(tokenizer), max(8, round(documents**0.5)), nudge)
-        trainer = SemanticIDTrainer(model, args, train_dataset=corpus, processing_class=tokenizer)
-        trainer.train()
-        found[name] = result_of(trainer, folder / name / "index")
-    return found
+    args = SemanticIDTrainingArguments(
+        output_dir=str(folder), global_batch_size=64, learning_rate=rate, save_strategy="no", use_cpu=True,
+        disable_tqdm=True, report_to="none", **settings,
+    )  # fmt: skip
+    model = small_indexer(len(tokenizer), max(8, round(documents**0.5)), nudge, dropout)
+    trainer = SemanticIDTrainer(model, args, train_dataset=corpus, processing_class=tokenizer)
+    trainer.train()
+    return result_of(trainer, folder / "index")
 
 
-def small_indexer(vocab_size: int, codes: int, nudge: float) -> LMIndexerForSemanticID:
+def small_indexer(vocab_size: int, codes: int, nudge: float, dropout: float) -> LMIndexerForSemanticID:
     """A T5 of width 64 with two positions, as the scripts make one; its weights times `1 + nudge * noise`."""
     shape = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
-    backbone = T5Config(vocab_size=vocab_size, dropout_rate=0.0, decoder_start_token_id=0, **shape)
+    backbone = T5Config(vocab_size=vocab_size, dropout_rate=dropout, decoder_start_token_id=0, **shape)
     set_seed(0)
     model = LMIndexerForSemanticID(
         LMIndexerConfig(
             backbone_config=backbone,
             codebook_sizes=[codes, codes],
             num_disambiguation_codes=64,
-            dropout=0.0,
+            dropout=dropout,
             max_source_length=48,
             pooled_input=True,
         )  # fmt: skip
@@ -135,9 +157,12 @@ def result_of(trainer, folder: Path) -> dict:
         trainer.index.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    weights = hashlib.sha256()
+    for name, weight in sorted(trainer.unwrap().state_dict().items()):
+        weights.update(name.encode() + weight.cpu().numpy().tobytes())
     return {
         "codes": torch.from_numpy(trainer.documents.codes), "ids": torch.from_numpy(trainer.index.codes),
-        "files": digests, "figures": numbers(trainer.figures),
+        "files": digests, "weights": weights.hexdigest(), "figures": numbers(trainer.figures),
     }  # fmt: skip
 
 

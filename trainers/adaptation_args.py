@@ -57,6 +57,8 @@ class AdaptationArguments(StagedTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.batch_parts:
+            raise ValueError("batch_parts is not for adaptations, whose documents are all compared: leave it out.")
         if isinstance(self.objective, str):  # `objective="simcse"`, or one in a YAML file
             self.objective = [self.objective]
         unknown = sorted(set(self.objective) - set(OBJECTIVES))

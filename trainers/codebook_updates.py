@@ -1,5 +1,6 @@
 """Changes of a codebook between the optimizer's steps: codes that follow their documents, and that start again."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,14 @@ class CodebookUpdates:
         self.codebook, self.ema_decay, self.restart_threshold, self.seed = codebook, ema_decay, restart_threshold, seed
         self.size: torch.Tensor | None = None
         self.total: torch.Tensor | None = None
-        self.observed: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.observed: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     @torch.no_grad()
-    def observe(self, hidden: torch.Tensor, codes: torch.Tensor) -> None:
-        """Notes the states `(documents, hidden)` and codes `(documents,)` of a micro-batch of all processes."""
-        self.observed.append((self.as_codes(hidden.detach().float()), codes))
+    def observe(self, hidden: torch.Tensor, codes: torch.Tensor, counts: torch.Tensor | None = None) -> None:
+        """Notes the states `(documents, hidden)` and codes `(documents,)` of a micro-batch; of fillers, `counts`
+        `(documents,)` is 0."""
+        counts = torch.ones_like(codes) if counts is None else counts
+        self.observed.append((self.as_codes(hidden.detach().float()), codes, counts))
 
     def as_codes(self, vectors: torch.Tensor) -> torch.Tensor:
         """Vectors `(n, hidden)` at the length of codes: all have one norm, as the clustering left them, unless the
@@ -54,10 +57,17 @@ class CodebookUpdates:
         return F.normalize(vectors, dim=-1) * self.codebook.norm
 
     @torch.no_grad()
-    def apply(self, step: int) -> int:
-        """Moves the codes after a step of the optimizer; returns how many started again."""
-        hidden, codes = (torch.cat(parts) for parts in zip(*self.observed, strict=True))
+    def apply(self, step: int, gather: Callable | None = None) -> int:
+        """Moves the codes after a step of the optimizer; returns how many started again.
+
+        Args:
+            step: number of the step.
+            gather: gives a tuple of tensors the rows of all processes, where `observe` saw this process's alone.
+        """
+        seen = tuple(torch.cat(parts) for parts in zip(*self.observed, strict=True))
         self.observed.clear()
+        hidden, codes, counts = gather(seen) if gather else seen
+        hidden, codes = hidden[counts > 0], codes[counts > 0]
         weight, fair = whole(self.codebook.weight), len(codes) / len(self.codebook.weight)
         if self.size is None:  # every code begins as if it had an equal part of the documents, all of them at itself
             self.size = torch.full((len(weight),), fair, device=weight.device)
@@ -100,11 +110,16 @@ class CodebookUpdates:
 
 
 class UpdateCodebook(TrainerCallback):
-    """Moves the codes after every step of the optimizer; the trainer sets `updates` before a stage."""
+    """Moves the codes after every step of the optimizer; the trainer sets `updates` before a stage.
 
-    def __init__(self):
+    Args:
+        gather: see [`CodebookUpdates.apply`].
+    """
+
+    def __init__(self, gather: Callable | None = None):
         self.updates: CodebookUpdates | None = None
+        self.gather = gather
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.updates is not None:
-            self.updates.apply(state.global_step)
+            self.updates.apply(state.global_step, self.gather)

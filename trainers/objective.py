@@ -41,11 +41,19 @@ class Objective:
 
     Args:
         accelerator: of the trainer.
-        args: weights, temperatures, reduction.
+        args: weights, temperatures, reduction; with `batch_parts`, documents are compared inside their part.
     """
 
     def __init__(self, accelerator: Accelerator, args: SemanticIDTrainingArguments):
         self.accelerator, self.args = accelerator, args
+
+    def compared(self, tensors):
+        """A tensor, or a tuple of them, with the rows of all documents that are compared with each other."""
+        return tensors if self.args.batch_parts else self.accelerator.gather(tensors)
+
+    def compared_with_grad(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same, with gradients."""
+        return tensor if self.args.batch_parts else gather_with_grad(tensor)
 
     def factors(self, stage: Stage) -> dict[str, float]:
         """What every loss of a stage is multiplied by."""
@@ -86,13 +94,13 @@ class Objective:
         return terms
 
     def contrast(self, views: tuple[torch.Tensor, torch.Tensor], batch: Batch) -> torch.Tensor:
-        """Contrastive loss against the documents of all processes that share the prefix, `(batch,)`.
+        """Contrastive loss against the documents of the global batch that share the prefix, `(batch,)`.
 
         No document is pushed away from a view of itself, or of the document that its own second view is of.
         """
         anchors, positives = views
-        candidates = gather_with_grad(positives)
-        groups, viewed = self.accelerator.gather((batch.groups, batch.viewed))
+        candidates = self.compared_with_grad(positives)
+        groups, viewed = self.compared((batch.groups, batch.viewed))
         is_negative = (batch.groups[:, None] == groups) & self.is_other(batch)
         is_negative &= (batch.documents[:, None] != viewed) & (batch.viewed[:, None] != viewed)
         return contrastive_loss(
@@ -105,18 +113,13 @@ class Objective:
 
         A document without an anchor, for nothing sets it apart from its peers, is not pulled and pulls no other.
         """
-        anchors, all_anchors = batch.anchors.to(hidden.dtype), self.accelerator.gather(batch.anchors).to(hidden.dtype)
+        anchors, all_anchors = batch.anchors.to(hidden.dtype), self.compared(batch.anchors).to(hidden.dtype)
         is_other = self.is_other(batch) & all_anchors.any(-1) & anchors.any(-1, keepdim=True)
         return anchor_loss(
-            hidden, anchors, gather_with_grad(hidden), all_anchors, is_other, self.args.anchor_temperature
+            hidden, anchors, self.compared_with_grad(hidden), all_anchors, is_other, self.args.anchor_temperature
         )
 
     def is_other(self, batch: Batch) -> torch.Tensor:
         """Which documents of all processes are others than a row's, fillers not counted: `(batch, candidates)`."""
-        documents, counts = self.accelerator.gather((batch.documents, batch.counts))
+        documents, counts = self.compared((batch.documents, batch.counts))
         return (batch.documents[:, None] != documents) & (counts > 0)
-
-    def gather_counted(self, hidden, codes, counts) -> tuple[torch.Tensor, torch.Tensor]:
-        """States `(documents, hidden)` and codes of the documents of all processes, fillers left out."""
-        hidden, codes, counts = self.accelerator.gather((hidden.detach(), codes, counts))
-        return hidden[counts > 0], codes[counts > 0]

@@ -34,7 +34,7 @@ from .weights_digest import digest_of_weights
 
 WARM_START, TASK = "warm-start", "task"
 _RESULT_SETTINGS = (
-    "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "cut_share", "cutoffs", "document_epochs",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "batch_parts", "bf16", "cut_share", "cutoffs", "document_epochs",
     "document_share", "early_stopping_patience", "eval_delay", "eval_steps", "eval_strategy", "fp16", "freeze_encoder",
     "gradient_accumulation_steps", "learning_rate", "load_best_model_at_end", "loss_over", "lr_scheduler_kwargs",
     "lr_scheduler_type", "max_eval_queries", "max_grad_norm", "max_query_length", "max_steps",
@@ -222,19 +222,19 @@ class SemanticRetrievalTrainer(StagedTrainer):
             "queries": self.queries.digest() if self.queries else None,
             "index": codes,
             "initial_weights": self.initial_weights,
-            "global_batch_size": self.args.per_device_train_batch_size * self.args.world_size,
+            "global_batch_size": self.args.per_device_train_batch_size * self.args.num_parts,
         }
 
     # -- inside a stage -----------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of a global batch; each process takes its part."""
-        shape = self.args.per_device_train_batch_size, self.args.world_size, self.args.seed
+        shape = self.args.per_device_train_batch_size, self.args.num_parts, self.args.seed
         if self.args.train_sampling_strategy == BY_LENGTH:
             sampler = LengthBatchSampler(self.train_dataset.lengths, *shape)
         else:
             sampler = PrefixBatchSampler(np.arange(len(self.train_dataset)), *shape)
-        self.hint_epoch.sampler = sampler
+        self.hint_epoch.sampler = sampler = self.in_order(sampler)
         loader = DataLoader(
             self.train_dataset,
             batch_sampler=sampler,

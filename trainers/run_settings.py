@@ -10,8 +10,8 @@ from .weights_digest import digest_of_weights
 
 RESULT_SETTINGS = (
     "adam_beta1", "adam_beta2", "adam_epsilon", "anchor_lexical_weight", "anchor_residuals", "anchor_smoothing",
-    "anchor_temperature", "anchor_weights", "balance_smoothness", "bf16", "choice_candidates", "choice_weight",
-    "code_choice", "codebook_init", "commitment_weight", "continuous_epochs", "contrastive_normalize",
+    "anchor_temperature", "anchor_weights", "balance_smoothness", "batch_parts", "bf16", "choice_candidates",
+    "choice_weight", "code_choice", "codebook_init", "commitment_weight", "continuous_epochs", "contrastive_normalize",
     "contrastive_temperature", "contrastive_views", "contrastive_weights", "discrete_rate_factor", "ema_decay",
     "encoder_rate_factor", "fp16", "freeze_encoder", "gradient_accumulation_steps", "hint_ratios", "idf_weights",
     "learning_rate", "likelihood_weight", "lr_scheduler_type", "max_document_frequency", "max_grad_norm", "max_steps",

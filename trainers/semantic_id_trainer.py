@@ -15,6 +15,7 @@ from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
 
 from .anchors import Anchors, find_anchors
 from .assignment import check_agreement, most_likely_codes
+from .batch_parts import PartOrder
 from .codebook_start import initialize_codebook
 from .codebook_updates import CodebookUpdates, UpdateCodebook
 from .corpus_check import check_corpus
@@ -73,7 +74,7 @@ class SemanticIDTrainer(StagedTrainer):
         # number is a code; so it does not get the tokenizer.
         self.tokenizer = processing_class
         super().__init__(model, args, train_dataset=self.documents, **kwargs)
-        self.codebook_updates = UpdateCodebook()
+        self.codebook_updates = UpdateCodebook(self.accelerator.gather if self.parts else None)
         self.add_callback(self.codebook_updates)
         self.stages = plan_stages(model.config.num_learned_positions, args)
         self.stage = self.stages[0]
@@ -94,7 +95,7 @@ class SemanticIDTrainer(StagedTrainer):
         Returns:
             the figures of every stage, by its name.
         """
-        self.claim(run_settings(self.settings, self.model, self.documents, self.args.world_size))
+        self.claim(run_settings(self.settings, self.model, self.documents, self.args.num_parts))
         if any(self.state_of_run.result(stage.name) is None for stage in self.stages):
             self.look_at_the_start()
         for stage in self.stages:
@@ -250,12 +251,13 @@ class SemanticIDTrainer(StagedTrainer):
             groups=self.documents.prefix_groups(),
         )
 
-    def batch_sampler(self) -> PrefixBatchSampler:
+    def batch_sampler(self) -> PrefixBatchSampler | PartOrder:
         """Order of the current stage, another one in every stage; by length with Trainer's `group_by_length`."""
         seed = self.args.seed + 1000 * self.stages.index(self.stage)
         groups = self.documents.prefix_groups()
         lengths = self.documents.lengths if self.args.train_sampling_strategy == "group_by_length" else None
-        return PrefixBatchSampler(groups, self.args.per_device_train_batch_size, self.args.world_size, seed, lengths)
+        shape = self.args.per_device_train_batch_size, self.args.num_parts
+        return self.in_order(PrefixBatchSampler(groups, *shape, seed, lengths))
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of whole prefix groups; each process takes its part of a global batch."""
@@ -294,9 +296,8 @@ class SemanticIDTrainer(StagedTrainer):
         counts = batch.counts
         terms = self.objective.terms(self.stage, outputs, batch, self.offsets)
         if self.updates and model.training:
-            self.updates.observe(
-                *self.objective.gather_counted(outputs.decoder_last_hidden_state[:, -1], outputs.chosen_codes, counts)
-            )
+            seen = outputs.decoder_last_hidden_state[:, -1].detach(), outputs.chosen_codes, counts
+            self.updates.observe(*self.objective.compared(seen))
         if num_items_in_batch is None:
             num_items_in_batch = self.accelerator.reduce(counts.sum(), "sum")
         divisor = num_items_in_batch if self.args.reduction == "mean" else 1
@@ -322,15 +323,19 @@ class SemanticIDTrainer(StagedTrainer):
         self.model = self.unwrap().eval()
         collator, sampler = self.collator(), self.batch_sampler()
         sampler.set_epoch(EVALUATION_EPOCH)
-        size = self.args.per_device_train_batch_size * self.args.world_size
-        own = list(islice(sampler, max(1, num_documents // size) * self.args.world_size))[self.args.process_index :]
+        parts, processes = self.args.num_parts, self.args.world_size
+        batches = max(1, num_documents // (self.args.per_device_train_batch_size * parts))
+        own = iter(list(islice(sampler, batches * parts))[self.args.process_index :: processes])
         self.loss_sums.clear()
         total = []
-        for keys in own[:: self.args.world_size]:
-            inputs = self._prepare_inputs(collator([self.documents[key] for key in keys]))
-            total.append(self.compute_loss(self.model, inputs))
+        while lists := list(islice(own, parts // processes)):  # this process's of a batch
+            inputs = [self._prepare_inputs(collator([self.documents[key] for key in keys])) for keys in lists]
+            documents = self._get_num_items_in_batch(inputs, self.args.device)
+            total += [self.compute_loss(self.model, part, num_items_in_batch=documents) for part in inputs]
         values = {"loss": total, **self.loss_sums}
-        means = {name: self.accelerator.reduce(torch.stack(rows).mean(), "mean") for name, rows in values.items()}
+        means = {
+            name: self.accelerator.reduce(torch.stack(rows).sum() / batches, "mean") for name, rows in values.items()
+        }
         self.loss_sums.clear()
         return {f"{name}_{moment}": mean.item() for name, mean in means.items()}
 

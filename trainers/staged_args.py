@@ -29,6 +29,14 @@ class StagedTrainingArguments(TrainingArguments):
             "per_device_train_batch_size: the same batches on any number of processes."
         },
     )
+    batch_parts: int | None = field(
+        default=None,
+        metadata={
+            "help": "Compute every global batch in so many parts, a power of two, and add them up in one order: the "
+            "same result to the bit on 1, 2, 4, .. processes, dropout included. What documents of a batch are "
+            "compared with, such as contrastive negatives, is then in their part. With global_batch_size."
+        },
+    )
 
     def __post_init__(self):
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -36,11 +44,34 @@ class StagedTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.start_over and self.go_on:
             raise ValueError("start_over and go_on exclude each other: choose one.")
+        if self.batch_parts is not None:
+            self.check_batch_parts()
         if self.global_batch_size is not None:
-            share, rest = divmod(self.global_batch_size, self.world_size)
+            share, rest = divmod(self.global_batch_size, self.num_parts)
             if rest or share < 1:
+                of = f"batch_parts {self.batch_parts}" if self.batch_parts else f"{self.world_size} processes"
                 raise ValueError(
-                    f"global_batch_size is {self.global_batch_size} on {self.world_size} processes: it must be "
-                    "a multiple of their number, for every one of them gets an equal part."
+                    f"global_batch_size is {self.global_batch_size} on {of}: it must be a multiple of their number, "
+                    "for every one of them gets an equal part."
                 )
             self.per_device_train_batch_size = share
+
+    def check_batch_parts(self) -> None:
+        """Raises ValueError where a batch cannot be computed in parts."""
+        parts, processes = self.batch_parts, self.world_size
+        if parts < 1 or parts & (parts - 1) or processes & (processes - 1) or parts < processes:
+            raise ValueError(
+                f"batch_parts is {parts} on {processes} processes: both must be powers of two, and there must be a "
+                "part for every process."
+            )
+        if self.global_batch_size is None or self.gradient_accumulation_steps > 1 or self.fp16:
+            raise ValueError(
+                f"batch_parts goes with global_batch_size, which is {self.global_batch_size}, with "
+                f"gradient_accumulation_steps 1, not {self.gradient_accumulation_steps} (more parts save as much "
+                "memory), and with bf16, not fp16."
+            )
+
+    @property
+    def num_parts(self) -> int:
+        """Batches of `per_device_train_batch_size` that a global batch consists of."""
+        return self.batch_parts or self.world_size

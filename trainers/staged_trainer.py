@@ -14,7 +14,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from modeling_lmindexer.folder import naming_write_errors, reading_content, remove_partial
 
+from .batch_parts import BatchParts, PartOrder
 from .folder_lock import FolderInUseError, FolderLock
+from .prefix_sampler import PrefixBatchSampler
 from .progress import HintEpoch, StageProgress
 from .run_state import RunState, keep_changed_index
 from .sharding import EmbeddingsInRoot, Twins, is_sharded
@@ -83,6 +85,8 @@ class StagedTrainer(Trainer):
         # Trainer would delete the old checkpoint before the new one is known to be whole, and upload stages.
         self.num_checkpoints, own.save_total_limit, own.push_to_hub = args.save_total_limit, None, False
         own.hub_token = None  # which would be in every checkpoint
+        if own.batch_parts:
+            own.gradient_accumulation_steps = own.batch_parts // own.world_size
         own._n_gpu = min(own.n_gpu, 1)  # DataParallel would cut batches whose documents are looked at together
         super().__init__(model=model, args=own, **kwargs)
         if is_deepspeed_zero3_enabled():
@@ -90,6 +94,14 @@ class StagedTrainer(Trainer):
                 "DeepSpeed's ZeRO-3 leaves no process a whole model, which clustering and assignment between the "
                 "trainings need: take examples/accelerate/fsdp2.yaml, which shards as much, or ZeRO-2."
             )
+        self.parts = None
+        if own.batch_parts:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError(
+                    "batch_parts adds up whole gradients, and FSDP and DeepSpeed cut them into shards: leave it out, "
+                    "or take examples/accelerate/ddp.yaml."
+                )
+            self.parts = BatchParts(own.batch_parts, own.process_index, own.world_size)
         self.progress, self.hint_epoch = StageProgress(), HintEpoch()
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
@@ -188,7 +200,21 @@ class StagedTrainer(Trainer):
         self._created_lr_scheduler = False
         self.args.output_dir = str(self.state_of_run.folder(name))
         self.args.num_train_epochs, self.args.learning_rate = epochs, learning_rate
+        self.stage_seed = seed
         set_seed(seed)
+
+    def in_order(self, sampler: PrefixBatchSampler) -> PrefixBatchSampler | PartOrder:
+        """A sampler of `num_parts` lists per global batch, as the processes share them."""
+        return PartOrder(sampler, self.args.world_size) if self.parts else sampler
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """As in Trainer; with `batch_parts`, gradients are added up in an order of our own."""
+        if not self.parts:
+            return super().training_step(model, inputs, num_items_in_batch)
+        # Without DDP, which would reduce gradients, and let them meet in another order inside the backward pass.
+        model = self.accelerator.unwrap_model(model)
+        with self.parts.part(model.parameters(), self.stage_seed, self.state.global_step):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def _wrap_model(self, model, training: bool = True, **kwargs):
         """As in Trainer; this is the last that happens before FSDP looks at the model."""

@@ -207,7 +207,9 @@ class SemanticIDTrainingArguments(StagedTrainingArguments):
     def choice_at(self, position: int) -> CodeChoice:
         """The settings of `code_choice` at a position, counted from 0, as the model takes them."""
         kind = value_at(position, self.code_choice)
-        return CodeChoice(kind, self.likelihood_weight, self.choice_candidates, self.balance_smoothness)
+        return CodeChoice(
+            kind, self.likelihood_weight, self.choice_candidates, self.balance_smoothness, not self.batch_parts
+        )
 
     @property
     def needs_anchors(self) -> bool:

@@ -19,7 +19,7 @@ def two(tmp_path_factory):
     """What two processes found."""
     tasks = (
         "gradients", "additions", "epochs", "whole_run", "stopped_run", "frozen_run", "retrieval", "other_number",
-        "whole_runs", "sharded_run",
+        "whole_runs", "parts_runs", "sharded_run",
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("two")
     found = launch(folder, 2, *tasks)
@@ -112,6 +112,15 @@ def test_two_processes_write_the_files_that_one_does(two, tmp_path):
         for found in (part["whole_runs"][name] for part in two):
             assert torch.equal(found["codes"], expected["codes"]) and torch.equal(found["ids"], expected["ids"]), name
             assert found["files"] == expected["files"] and len(found["files"]) == 2
+            assert farthest(found["figures"], expected["figures"]) < 1e-5
+
+
+def test_batches_in_parts_make_the_same_weights_to_the_bit(two, tmp_path):
+    """With dropout, by AdamW in float32; one process of its own, for the number of its threads counts as well."""
+    for name, expected in launch(tmp_path, 1, "parts_runs")[0]["parts_runs"].items():
+        for found in (part["parts_runs"][name] for part in two):
+            assert found["weights"] == expected["weights"] and found["files"] == expected["files"], name
+            assert torch.equal(found["codes"], expected["codes"])
             assert farthest(found["figures"], expected["figures"]) < 1e-5
 
 
