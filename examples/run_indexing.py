@@ -160,11 +160,12 @@ def adapt_backbone(model_arguments: ModelArguments, training_arguments, texts: l
     """The same with the checkpoint's encoder adapted to the corpus in the place of the checkpoint."""
     if not model_arguments.model_name_or_path:
         raise CorpusError("--adapt adapts a checkpoint: name one with --model_name_or_path.")
+    processes = training_arguments.world_size
     settings = AdaptationArguments(
         output_dir=str(Path(training_arguments.output_dir) / "adapted"), objective=model_arguments.adapt,
         num_train_epochs=model_arguments.adaptation_epochs, max_length=model_arguments.max_source_length,
         pooling=model_arguments.pooling, seed=training_arguments.seed, use_cpu=training_arguments.use_cpu,
-        per_device_train_batch_size=min(64, len(texts)), report_to="none",
+        global_batch_size=max(1, min(64, len(texts)) // processes) * processes, report_to="none",
         disable_tqdm=training_arguments.disable_tqdm,
         start_over=training_arguments.start_over, go_on=training_arguments.go_on,
     )  # fmt: skip

@@ -182,8 +182,11 @@ def steps_with_additions(output_dir: Path | str, batch_size: int) -> dict:
     trainer.look_at_the_start()
     trainer.prepare_stage(trainer.stage)
     observe, apply, codes, restarts = trainer.updates.observe, trainer.updates.apply, [], []
-    trainer.updates.observe = lambda hidden, chosen: (codes.append(chosen.clone()), observe(hidden, chosen))
-    trainer.updates.apply = lambda step: restarts.append(apply(step))
+    trainer.updates.observe = lambda hidden, chosen, counts: (
+        codes.append(chosen.clone()),
+        observe(hidden, chosen, counts),
+    )
+    trainer.updates.apply = lambda step, gather: restarts.append(apply(step, gather))
     gradients, losses = training_steps(trainer)
     return {
         "anchors": torch.from_numpy(trainer.documents.anchors), "codes": torch.stack(codes), "restarts": restarts,

@@ -4,8 +4,8 @@
 
 Prints one table per check: the first 20 losses and gradients of a stage of every kind, whole runs by SGD in float64,
 a retrieval task, and runs by AdamW in float32, with batches in parts and without. Whole runs without parts are short,
-of 250 documents at most: in longer ones, which `--long_runs` shows, what was rounded otherwise grows until k-means finds
-other clusters. Exits with 1 where one of the limits that it names is broken.
+of 250 documents at most: in longer ones, which `--long_runs` shows, what was rounded otherwise grows until k-means
+finds other clusters. Exits with 1 where one of the limits that it names is broken.
 """
 
 import argparse

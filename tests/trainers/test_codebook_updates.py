@@ -76,6 +76,30 @@ def test_codes_are_moving_averages_of_their_documents(similarity, decay):
         torch.testing.assert_close(lengths, book.norm.expand(4))
 
 
+def test_fillers_and_documents_of_other_processes():
+    """`gather` is asked for what one process saw of a step, and fillers are left out of what comes back."""
+    (states, codes), others = batches(1)[0], (torch.full((2, 3), 9.0), torch.tensor([1, 2]))
+    expected, found = codebook(), codebook()
+    updates = CodebookUpdates(expected, 0.5, 0.0, seed=0)
+    updates.observe(torch.cat([states, others[0][:1]]), torch.cat([codes, others[1][:1]]))
+    updates.apply(0)
+    asked, counts = [], torch.tensor([1, 0])
+
+    def gather(seen):
+        asked.append([len(part) for part in seen])
+        return tuple(
+            torch.cat(pair) for pair in zip(seen, (updates.as_codes(others[0]), others[1], counts), strict=True)
+        )
+
+    updates = CodebookUpdates(found, 0.5, 0.0, seed=0)
+    for start in (0, 3):  # of two parts
+        updates.observe(states[start : start + 3], codes[start : start + 3])
+    updates.observe(states[6:], codes[6:])
+    updates.apply(0, gather)
+    assert asked == [[len(codes)] * 3]
+    assert torch.equal(found.weight, expected.weight)
+
+
 def test_a_code_that_nobody_has_stays_where_it_is():
     """Also when next to nothing is left of its average."""
     book = codebook()

@@ -19,7 +19,7 @@ def two(tmp_path_factory):
     """What two processes found."""
     tasks = (
         "gradients", "additions", "epochs", "whole_run", "stopped_run", "frozen_run", "retrieval", "other_number",
-        "whole_runs", "parts_runs", "sharded_run",
+        "other_number_in_parts", "whole_runs", "parts_runs", "sharded_run",
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("two")
     found = launch(folder, 2, *tasks)
@@ -151,6 +151,14 @@ def test_one_process_goes_on_where_two_stopped(two, tmp_path):
     whole.train()
     assert (stopped.index.codes == whole.index.codes).all()
     assert farthest(numbers(stopped.figures), numbers(whole.figures)) < 1e-3
+
+
+def test_one_process_ends_to_the_bit_what_two_began_in_parts(two, tmp_path):
+    shutil.copytree(two[0]["folder"] / "other_number_in_parts", tmp_path / "rest_in_parts/stopped")
+    assert (tmp_path / "rest_in_parts/stopped/stages/2-continuous/checkpoint-6/complete").exists()
+    found = launch(tmp_path, 1, "rest_in_parts")[0]["rest_in_parts"]
+    for name in ("weights", "files"):
+        assert found["stopped"][name] == found["whole"][name]
 
 
 def test_a_whole_run_on_two_processes(two):

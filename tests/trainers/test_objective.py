@@ -81,12 +81,6 @@ def test_no_document_is_pushed_away_from_a_view_of_itself(tmp_path):
     torch.testing.assert_close(found, contrastive_loss(anchors, views, views, is_negative, 0.7, False))
 
 
-def test_fillers_are_left_out_of_what_codes_follow(tmp_path):
-    hidden, codes = torch.randn(4, 3, requires_grad=True), torch.tensor([2, 0, 1, 1])
-    found = objective(tmp_path).gather_counted(hidden, codes, torch.tensor([1, 0, 1, 0]))
-    assert torch.equal(found[0], hidden[[0, 2]]) and found[1].tolist() == [2, 1] and not found[0].requires_grad
-
-
 def test_views_of_neighbours(tmp_path):
     """The second view is the state of one of the document's neighbours after the document's own prefix."""
     trainer = at_second_position(tmp_path, contrastive_views="neighbours", num_neighbours=2)

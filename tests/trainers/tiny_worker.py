@@ -188,12 +188,27 @@ def sharded_run(folder: Path) -> dict:
     return {"whole": whole, "sharded": run("sharded"), "task": retrieval(folder / "task")}
 
 
-def other_number(folder: Path) -> None:
+def other_number(folder: Path, **settings) -> None:
     """Stops inside the second epoch of a stage, for another number of processes to go on."""
-    trainer = make_trainer(folder, global_batch_size=16, save_strategy="steps", save_steps=3)
+    trainer = make_trainer(folder, global_batch_size=16, save_strategy="steps", save_steps=3, **settings)
     trainer.add_callback(StopAt(trainer, "2-continuous", 7))
     with contextlib.suppress(Stopped):
         trainer.train()
+
+
+def other_number_in_parts(folder: Path) -> None:
+    """The same in parts."""
+    other_number(folder, batch_parts=4)
+
+
+def rest_in_parts(folder: Path) -> dict:
+    """What `other_number_in_parts` left to do, where a copy of its folder is; and all of it."""
+    found = {}
+    for name in ("stopped", "whole"):
+        trainer = make_trainer(folder / name, global_batch_size=16, save_strategy="steps", save_steps=3, batch_parts=4)
+        trainer.train()
+        found[name] = tiny_equality.result_of(trainer, folder / name / "index")
+    return found
 
 
 def result_of(trainer) -> dict:
