@@ -87,9 +87,8 @@ def test_fillers_and_documents_of_other_processes():
 
     def gather(seen):
         asked.append([len(part) for part in seen])
-        return tuple(
-            torch.cat(pair) for pair in zip(seen, (updates.as_codes(others[0]), others[1], counts), strict=True)
-        )
+        theirs = updates.as_codes(others[0]), others[1], counts
+        return tuple(torch.cat(pair) for pair in zip(seen, theirs, strict=True))
 
     updates = CodebookUpdates(found, 0.5, 0.0, seed=0)
     for start in (0, 3):  # of two parts

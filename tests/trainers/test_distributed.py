@@ -115,9 +115,18 @@ def test_two_processes_write_the_files_that_one_does(two, tmp_path):
             assert farthest(found["figures"], expected["figures"]) < 1e-5
 
 
-def test_batches_in_parts_make_the_same_weights_to_the_bit(two, tmp_path):
-    """With dropout, by AdamW in float32; one process of its own, for the number of its threads counts as well."""
-    for name, expected in launch(tmp_path, 1, "parts_runs")[0]["parts_runs"].items():
+@pytest.fixture(scope="module")
+def one(two, tmp_path_factory):
+    """What a process of its own found, for the number of its threads counts as well."""
+    folder = tmp_path_factory.mktemp("one")
+    shutil.copytree(two[0]["folder"] / "other_number_in_parts", folder / "rest_in_parts/stopped")
+    assert (folder / "rest_in_parts/stopped/stages/2-continuous/checkpoint-6/complete").exists()
+    return launch(folder, 1, "parts_runs", "rest_in_parts")[0]
+
+
+def test_batches_in_parts_make_the_same_weights_to_the_bit(two, one):
+    """With dropout, by AdamW in float32."""
+    for name, expected in one["parts_runs"].items():
         for found in (part["parts_runs"][name] for part in two):
             assert found["weights"] == expected["weights"] and found["files"] == expected["files"], name
             assert torch.equal(found["codes"], expected["codes"])
@@ -153,12 +162,9 @@ def test_one_process_goes_on_where_two_stopped(two, tmp_path):
     assert farthest(numbers(stopped.figures), numbers(whole.figures)) < 1e-3
 
 
-def test_one_process_ends_to_the_bit_what_two_began_in_parts(two, tmp_path):
-    shutil.copytree(two[0]["folder"] / "other_number_in_parts", tmp_path / "rest_in_parts/stopped")
-    assert (tmp_path / "rest_in_parts/stopped/stages/2-continuous/checkpoint-6/complete").exists()
-    found = launch(tmp_path, 1, "rest_in_parts")[0]["rest_in_parts"]
-    for name in ("weights", "files"):
-        assert found["stopped"][name] == found["whole"][name]
+def test_one_process_ends_to_the_bit_what_two_began_in_parts(one):
+    stopped, whole = (one["rest_in_parts"][name] for name in ("stopped", "whole"))
+    assert stopped["weights"] == whole["weights"] and stopped["files"] == whole["files"]
 
 
 def test_a_whole_run_on_two_processes(two):
