@@ -127,14 +127,14 @@ def run(arguments: RayArguments, leftovers: Leftovers) -> None:
     report(result, arguments.output_dir, time.perf_counter() - began)
 
 
-def cause_of(error: BaseException) -> BaseException:
-    """What a task of ours raised, of all that Ray wraps around it; the error itself where it is Ray's own."""
+def message_of(error: Exception) -> str:
+    """What a task of ours said, without what Ray wraps around it and adds; all of it where the error is Ray's own."""
     cause = error
     while cause is not None:
         if isinstance(cause, EXPECTED) and not isinstance(cause, ray.exceptions.RayError):
-            return cause
+            return str(cause).splitlines()[0]
         cause = getattr(cause, "cause", None) or cause.__cause__
-    return error
+    return str(error)
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def main() -> None:
         with StopSignals():  # in the place of Ray's
             run(*arguments)
     except ray.exceptions.RayError as error:  # first: those of tasks are of their causes' kinds, too
-        sys.exit(f"error: {cause_of(error)}")
+        sys.exit(f"error: {message_of(error)}")
     except EXPECTED as error:
         sys.exit(f"error: {error}")
 

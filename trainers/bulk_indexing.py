@@ -126,24 +126,30 @@ class Unfinished:
         place: of it among all files.
         done: numbers of the parts that are there.
         known: of the file when they were written.
+        count: of all its parts, if it is known.
     """
 
     source: Source
     place: int
     done: frozenset[int]
     known: SourceState | None
+    count: int | None
 
     def records(self, size: int, share: ShardShare) -> Iterator[tuple[SourceState, Records]]:
         """The parts of `size` documents that are a process's to do, read, with the state of the file.
 
+        A file that has none is not opened: whoever does its parts hashes it, and whoever builds the index compares.
+
         Raises:
             UnusableShardsError: the file was changed meanwhile.
         """
-        state = SourceState.of(self.source.path, self.known)
 
         def wanted(number: int) -> bool:
             return (self.place + number) % share.num_shards == share.shard_index and number not in self.done
 
+        if self.count is not None and not any(map(wanted, range(self.count))):
+            return
+        state = SourceState.of(self.source.path, self.known)
         for records in self.source.parts(size, wanted):
             yield state, records
         if SourceState.of(self.source.path, state).sha256 != state.sha256:
@@ -158,7 +164,9 @@ def unfinished(sources: Sequence[Source], folder: PartsFolder) -> Iterator[Unfin
         done = folder.of(source)
         if not is_complete(done):
             known = next((part.source for part in done.values()), None)
-            yield Unfinished(source, place, frozenset(done), known)
+            last = next((number for number, part in done.items() if part.is_last), None)
+            count = source.number_of_parts(folder.size) if last is None else last + 1
+            yield Unfinished(source, place, frozenset(done), known, count)
 
 
 @contextlib.contextmanager
