@@ -19,6 +19,7 @@ from .folder import (
     verify_files,
     write_tensors,
 )
+from .text_codes import tokenize
 
 VECTORS_NAME = "document_vectors.safetensors"
 
@@ -75,8 +76,8 @@ class DocumentVectors:
         if missing:
             raise ValueError(f"{len(missing)} documents of the index are not given: {missing[:5]}.")
         model, tokenizer = index.load_model()
-        longest = model.config.max_source_length
-        tokens = tokenizer([texts[document] for document in index.document_ids], truncation=True, max_length=longest)
+        texts = [texts[document] for document in index.document_ids]
+        tokens = tokenize(tokenizer, texts, model.config.max_source_length)
         batches, place = batches_by_length(tokens["input_ids"], batch_size)
         training, states = model.training, []
         model.eval()

@@ -98,7 +98,7 @@ class SemanticIndex(CodedDocuments):
     def encode(self, texts: Iterable[str], batch_size: int = 64) -> torch.LongTensor:
         """Flat ids of texts at the learned positions, as `model.assign`: `(texts, learned positions)`.
 
-        Texts longer than the model takes are cut, with a warning.
+        Texts longer than the model takes are cut, as in training.
         """
         return assigned_ids(*self.load_model(), list(texts), batch_size)
 
