@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from .folder import (
     MANIFEST_NAME,
     CorruptedFolderError,
+    reading_again,
     resolve_file,
     update_manifest,
     verify_files,
@@ -126,6 +127,7 @@ class DocumentVectors:
             update_manifest(folder, [VECTORS_NAME])
 
     @classmethod
+    @reading_again
     def from_pretrained(cls, name_or_path: str | os.PathLike, index, **hub_kwargs) -> "DocumentVectors":
         """Loads the vectors of an index's documents, and the weight that they were saved with.
 

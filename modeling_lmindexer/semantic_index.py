@@ -9,7 +9,7 @@ import torch
 
 from .coded_documents import CodedDocuments
 from .document_ids import IDS_NAME
-from .folder import MANIFEST_NAME, CorruptedFolderError, replaced_together, resolve_file, verify_files
+from .folder import MANIFEST_NAME, CorruptedFolderError, reading_again, replaced_together, resolve_file, verify_files
 from .free_codes import TakenCodes
 from .index_changes import CHANGES_NAME, Change, ChangeLog, undo
 from .index_merge import plan_merge
@@ -295,6 +295,7 @@ class SemanticIndex(CodedDocuments):
             (PrefixTree.from_sequences(self.sequences) if renumbered else self.tree).save_pretrained(new)
 
     @classmethod
+    @reading_again
     def from_pretrained(cls, name_or_path: str | os.PathLike, **hub_kwargs) -> "SemanticIndex":
         """Loads an index from a folder or a Hub repository, checked against its manifest.
 
