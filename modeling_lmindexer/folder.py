@@ -20,6 +20,7 @@ MANIFEST_NAME = "manifest.json"
 PARTIAL_PREFIX = ".writing-"  # of names that a file or folder has until it is whole
 UPDATE_NAME = ".index-update"  # a folder of files that are whole, on their way to their names
 FORMAT_VERSION = 1
+ON_WINDOWS = os.name == "nt"  # which opens no folder, and flushes no file that is only read
 Reader = TypeVar("Reader", bound=Callable)
 
 
@@ -83,8 +84,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         with naming_write_errors(path):
             yield temporary
         # The writer may have put a new file in this one's place: what counts is the content under the name.
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -153,7 +153,9 @@ def finish_update(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if ON_WINDOWS and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
