@@ -8,7 +8,7 @@ from torch import LongTensor, Tensor
 from torch.nn.functional import pad
 
 
-def tokenize(tokenizer, texts: list[str], max_length: int, **settings):
+def tokenize(tokenizer, texts: str | list[str], max_length: int, **settings):
     """Texts as the tokenizer gives them, cut after `max_length` tokens: in training, in an index and in bulk.
 
     A text gets the same ID everywhere only if the same of it is read; cut by the tokenizer, it keeps its end token.
