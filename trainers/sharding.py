@@ -5,8 +5,7 @@ import copy
 import torch
 from accelerate import FullyShardedDataParallelPlugin
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.fsdp import StateDictType
+from torch.distributed.fsdp import FSDPModule, StateDictType
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
@@ -17,8 +16,8 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def check_state_dict_type(plugin: FullyShardedDataParallelPlugin) -> None:
-    """Raises ValueError for checkpoints in shards: all processes would write them, and wait for each other for ever
-    where one of them alone saves, as when a stage is done."""
+    """Raises ValueError for checkpoints in shards, FSDP2's default: here one process writes and reads whole files,
+    while the others would wait to do their part."""
     if plugin.state_dict_type != StateDictType.FULL_STATE_DICT:
         raise ValueError(
             f"fsdp_state_dict_type is {plugin.state_dict_type.name}; expected FULL_STATE_DICT, whose checkpoints any "
@@ -52,7 +51,7 @@ class Twins:
         self.device, self.whole = device, None
 
     def copy_of(self, model: nn.Module) -> nn.Module:
-        """A copy of the whole model for a stage to train, on the CPU: its shards go where they belong by themselves."""
+        """A copy of the whole model for a stage to train, on the CPU, from where FSDP takes its shards."""
         self.whole = model.to("cpu")
         return copy.deepcopy(self.whole)
 

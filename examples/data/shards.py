@@ -156,9 +156,7 @@ class ShardFile:
         return f"{self.path}, row {row},"
 
 
-def _parquet_rows(
-    file: pq.ParquetFile, columns: list[str], is_needed: Callable[[int, int], bool]
-) -> Iterator[dict]:
+def _parquet_rows(file: pq.ParquetFile, columns: list[str], is_needed: Callable[[int, int], bool]) -> Iterator[dict]:
     row = 0
     for group in range(file.num_row_groups):
         count = file.metadata.row_group(group).num_rows

@@ -125,5 +125,5 @@ def test_a_signal_ends_it_with_a_line(corpus, tmp_path, monkeypatch, capsys, num
     monkeypatch.setattr(sys, "argv", list(map(str, ["x", "--train_file", corpus, "--output_dir", tmp_path / "out"])))
     with pytest.raises(RunStopped, match=str(status)):
         run_two_stage.main()
-    line = f"Stopped by {number.name} before it was done: every file is whole, or as it was. The same command begins again"
+    line = f"Stopped by {number.name} before it was done: every file is whole, or as it was. The same command begins"
     assert line in capsys.readouterr().err and not (tmp_path / "out").exists()

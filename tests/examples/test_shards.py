@@ -136,7 +136,8 @@ def test_rows_that_no_wanted_part_has_are_not_read(tmp_path, monkeypatch):
 def test_the_number_of_parts(tmp_path, kind, known):
     assert ShardFile(write(tmp_path, kind), "id").number_of_parts(4) == known
     if known:
-        pa.parquet.write_table(pa.table({"id": pa.array([], pa.int64()), "text": pa.array([], pa.string())}), tmp_path / "e.parquet")
+        columns = {"id": pa.array([], pa.int64()), "text": pa.array([], pa.string())}
+        pa.parquet.write_table(pa.table(columns), tmp_path / "e.parquet")
         assert ShardFile(tmp_path / "e.parquet", "id").number_of_parts(4) == 1
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import processors
 from tiny_training import WORDS, tiny_corpus, tiny_indexer, tiny_tokenizer
+from tokenizers import processors
 
 from modeling_lmindexer import SemanticIndex
 from modeling_lmindexer.document_vectors import DocumentVectors
@@ -62,9 +62,10 @@ def test_a_long_text_is_read_the_same_whichever_way(kind):
     assert [row.tolist() for row in BulkAssigner(model, tokenizer).tokenize(texts)] == expected
 
     encode = model.encode
-    model.encode = lambda input_ids, attention_mask, *rest: seen.extend(
-        row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)
-    ) or encode(input_ids, attention_mask, *rest)
+    model.encode = lambda input_ids, attention_mask, *rest: (
+        seen.extend(row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True))
+        or encode(input_ids, attention_mask, *rest)
+    )
     index = SemanticIndex.from_codes([0, 1, 2], [[0, 0]] * 3, [6, 4, 16]).attach(model, tokenizer)
     for read in (index.encode, lambda texts: assigned_with_scores(model, tokenizer, texts, 2)):
         seen.clear()
