@@ -1,138 +1,157 @@
 """Gives every document of a corpus its semantic ID on a Ray cluster, and writes a new model folder.
 
     pip install 'ray[data]'
-    python examples/index_with_ray.py --model_name_or_path outputs/python_docs --input_files shards/*.parquet \\
+    python examples/index_with_ray.py --model_name_or_path outputs/python_docs --input_files 'shards/*.parquet' \\
         --output_dir outputs/catalogue --actors 4 --cpus_per_actor 1
 
-Ray Data reads the files, shares them out to actors that each hold the model, and tries again what fails; the index is
-then built here within `--memory_gb`, as by `index_documents.py`, which needs no Ray and goes on after a stop.
+Ray Data shares the files out to tasks that read them, and their parts to actors that each hold the model and write
+them, and tries again what fails; all machines see the same folders. The parts are those of `index_documents.py`, which
+needs no Ray: either goes on after a stop of the other, and the index is built from them here, within `--memory_gb`.
 """
 
-import shutil
 import sys
-from dataclasses import dataclass, field
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from logging import getLogger
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from data.corpora import TEXT_COLUMNS, document_id, document_text
+import numpy as np
+from data.indexing import IndexingArguments, report
 from data.rows import CorpusError
-from data.shards import find_shards
+from data.shards import ShardFile
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from modeling_lmindexer import CorruptedFolderError
 from trainers.bulk_assignment import BulkAssigner
 from trainers.bulk_index import UnusableShardsError
-from trainers.bulk_indexing import check_target, write_indexed_folder
-from trainers.corpus_parts import PARTS_NAME, Part, SourceState
+from trainers.bulk_indexing import Leftovers, ShardShare, check_target, index_corpus, naming_rows, unfinished
+from trainers.corpus_parts import PartsFolder
+from trainers.progress import progress_bar
 from trainers.run_state import ExistingRunError
+from trainers.stop_signals import StopSignals, leave_on_signal
 
 try:
     import ray
 except ImportError:
     ray = None
 
+EXPECTED = (CorpusError, UnusableShardsError, ExistingRunError, CorruptedFolderError, ValueError, OSError)
+
 
 @dataclass
-class RayArguments:
-    """The model, the documents, and what the work may take."""
+class RayArguments(IndexingArguments):
+    """The same, and what Ray may take."""
 
-    model_name_or_path: str = field(metadata={"help": "Trained indexer, at a path or name that all machines have."})
-    input_files: list[str] = field(metadata={"help": "Files of documents, or patterns."})
-    output_dir: str = field(metadata={"help": "The new model folder."})
-    id_column: str = field(default="id", metadata={"help": "The column with the documents' ids."})
-    text_columns: list[str] | None = field(default=None, metadata={"help": "The columns that make up a text."})
-    batch_size: int = field(default=1024, metadata={"help": "Documents that an actor gets at a time."})
     actors: int = field(default=2, metadata={"help": "Copies of the model."})
     cpus_per_actor: float = field(
         default=0.5,
         metadata={"help": "So that not all CPUs go to the actors: the reading tasks would wait for ever."},
     )
     gpus_per_actor: float = field(default=0, metadata={"help": "A GPU or a part of one for each."})
-    bf16: bool = field(default=False, metadata={"help": "Compute in bfloat16."})
-    memory_gb: float = field(default=2.0, metadata={"help": "Memory for sorting all documents."})
 
 
-class RowAssigner:
-    """Rows of documents to their ids and codes; one per actor.
+class PartWriter:
+    """Gives the documents of parts their codes, and writes them; one per actor.
 
     Args:
-        name_or_path: of the model.
-        id_column, text_columns: as for [`data.shards.ShardFile`].
-        device, bf16: as for [`BulkAssigner`].
-        are_typed: whether ids that look like numbers are numbers only if the file says so.
+        arguments: of the script, with paths that all machines know.
+        folder: of the parts.
+        beside: a folder for what is not whole.
     """
 
-    def __init__(
-        self, name_or_path: str, id_column: str, text_columns: list[str] | None, device: str, bf16: bool,
-        are_typed: bool,
-    ):  # fmt: skip
-        self.assigner = BulkAssigner.from_pretrained(name_or_path, device, bf16)
-        self.id_column, self.text_columns, self.are_typed = id_column, text_columns, are_typed
+    def __init__(self, arguments: RayArguments, folder: PartsFolder, beside: Path):
+        self.assigner = arguments.assigner("cuda" if arguments.gpus_per_actor else "cpu")
+        self.folder, self.beside = folder, beside / uuid.uuid4().hex
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        rows = table.to_pylist()
-        columns = self.text_columns or [name for name in TEXT_COLUMNS if name in table.column_names]
-        found = [document_id(row, self.id_column, not self.are_typed, f"The document {row}") for row in rows]
-        texts = [document_text(row, columns) for row in rows]
-        empty = [document for (document, _), text in zip(found, texts, strict=True) if not text]
-        if empty:
-            raise CorpusError(f"{len(empty)} documents have no text in {', '.join(columns)}: {empty[:5]}.")
-        are_numbers = all(is_number for _, is_number in found)
-        ids = [int(document) if are_numbers else document for document, _ in found]
-        codes = self.assigner({"id": ids, "text": texts})
-        return pa.table({name: pa.array(values) for name, values in codes.items()})
+    def __call__(self, row: dict) -> dict:
+        source, state, records = row["source"], row["state"], row["records"]
+        with naming_rows(source, records):
+            found = self.assigner({"id": records.ids, "text": records.texts})
+        codes = np.column_stack([column for name, column in found.items() if name != "id"])
+        self.folder.write(source, state, records, codes, self.beside)
+        return {"documents": len(records.ids)}
 
 
-def assigned(arguments: RayArguments) -> "ray.data.Dataset":
-    """The ids and codes of all documents, not computed yet."""
-    shards = find_shards(arguments.input_files, arguments.id_column, arguments.text_columns)
-    kind = shards[0].kind
-    read = {"json": ray.data.read_json, "csv": ray.data.read_csv, "parquet": ray.data.read_parquet}[kind]
-    device = "cuda" if arguments.gpus_per_actor else "cpu"
-    return read([str(shard.path.resolve()) for shard in shards]).map_batches(
-        RowAssigner,
-        fn_constructor_args=(
-            arguments.model_name_or_path, arguments.id_column, arguments.text_columns, device, arguments.bf16,
-            kind != "csv",
-        ),
-        batch_size=arguments.batch_size,
-        batch_format="pyarrow",
+def read_parts(row: dict, size: int) -> Iterator[dict]:
+    """The parts of a file that are to be done; the same ones when Ray tries again."""
+    for state, records in row["work"].records(size, ShardShare()):
+        yield {"source": row["work"].source, "state": state, "records": records}
+
+
+def assign_with_ray(
+    arguments: RayArguments, sources: Sequence[ShardFile], assigner: BulkAssigner, folder: PartsFolder,
+    share: ShardShare, beside: Path,
+) -> int:  # fmt: skip
+    """Writes the parts that are not there yet; returns the number of their documents."""
+    work = [{"work": item} for item in unfinished(sources, folder)]
+    if not work:
+        return 0
+    ray.data.DataContext.get_current().target_max_block_size = 1  # bytes: a part is given to an actor when it is read
+    parts = ray.data.from_items(work, override_num_blocks=len(work)).flat_map(partial(read_parts, size=folder.size))
+    written = parts.map(
+        PartWriter,
+        fn_constructor_args=(arguments, folder, beside),
         compute=ray.data.ActorPoolStrategy(size=arguments.actors),
         num_cpus=arguments.cpus_per_actor,
         num_gpus=arguments.gpus_per_actor or None,
-    )  # fmt: skip
+    )
+    count = 0
+    with progress_bar(description="documents") as bar:
+        for row in written.iter_rows():
+            count += row["documents"]
+            bar.update(row["documents"])
+            leave_on_signal("between two parts")
+    return count
 
 
-def part_of(file: Path) -> Part:
-    """A file that Ray has written as a part of the corpus."""
-    return Part(file, pq.ParquetFile(file).metadata.num_rows, 0, True, True, SourceState(str(file), 0, 0, ""), "")
-
-
-def run(arguments: RayArguments) -> None:
+def run(arguments: RayArguments, leftovers: Leftovers) -> None:
     """Indexes, and prints what came of it."""
-    target = Path(arguments.output_dir)
-    check_target(arguments.model_name_or_path, target)
-    folder = target / PARTS_NAME / "ray"
-    shutil.rmtree(folder, ignore_errors=True)
-    assigned(arguments).write_parquet(str(folder.resolve()))
-    parts = [part_of(file) for file in sorted(folder.glob("*.parquet"))]
-    index, note = write_indexed_folder(
-        arguments.model_name_or_path, parts, "", target, target / PARTS_NAME / ".work",
-        int(arguments.memory_gb * 1e9), print,
+    began = time.perf_counter()
+    # Workers have other working folders.
+    sources = [replace(source, path=source.path.resolve()) for source in arguments.sources()]
+    target, model = Path(arguments.output_dir).resolve(), Path(arguments.model_name_or_path)
+    arguments = replace(
+        arguments, output_dir=str(target),
+        model_name_or_path=str(model.resolve()) if model.exists() else arguments.model_name_or_path,
     )  # fmt: skip
-    print(f"{index.documents:,} documents, at most {index.largest_group:,} of which share their learned codes. {note}")
-    print(f"Model folder: {target}")
+    check_target(arguments.model_name_or_path, target)
+    assigner = arguments.assigner("cpu")
+    result = index_corpus(
+        arguments.model_name_or_path, sources, arguments.parts_folder(assigner), assigner, arguments.memory,
+        ShardShare(), leftovers, assign=partial(assign_with_ray, arguments),
+    )  # fmt: skip
+    report(result, arguments.output_dir, time.perf_counter() - began)
+
+
+def message_of(error: Exception) -> str:
+    """What a task of ours said, without what Ray wraps around it and adds; all of it where the error is Ray's own."""
+    cause = error
+    while cause is not None:
+        if isinstance(cause, EXPECTED) and not isinstance(cause, ray.exceptions.RayError):
+            return str(cause).splitlines()[0]
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return str(error)
 
 
 def main() -> None:
     """Parses the arguments and runs."""
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     if ray is None:
         sys.exit("error: this needs Ray: pip install 'ray[data]', or use index_documents.py")
     try:
-        run(HfArgumentParser(RayArguments).parse_args_into_dataclasses()[0])
-    except (CorpusError, UnusableShardsError, ExistingRunError, ray.exceptions.RayError, ValueError, OSError) as error:
+        arguments = HfArgumentParser((RayArguments, Leftovers)).parse_args_into_dataclasses()
+        ray.init(logging_level="error", log_to_driver=False)
+        getLogger("ray.data").setLevel("CRITICAL")  # what ends the run is said below
+        with StopSignals():  # in the place of Ray's
+            run(*arguments)
+    except ray.exceptions.RayError as error:  # first: those of tasks are of their causes' kinds, too
+        sys.exit(f"error: {message_of(error)}")
+    except EXPECTED as error:
         sys.exit(f"error: {error}")
 
 

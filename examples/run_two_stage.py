@@ -31,8 +31,14 @@ from trainers.model_folder import finite
 from trainers.reassignment import reassign
 from trainers.report import describe_codes, format_table
 from trainers.rivals import INDEXERS, make_indexer
+from trainers.stop_signals import StopSignals
 from trainers.tfidf import TfidfProjection
 from trainers.two_stage import index_of
+
+_STOPPED = (
+    "before it was done: every file is whole, or as it was",
+    "The same command begins again; an encoder that is adapted goes on from its last checkpoint.",
+)
 
 
 @dataclass
@@ -207,7 +213,7 @@ def main() -> None:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        with FolderLock(arguments[-1].output_dir):
+        with FolderLock(arguments[-1].output_dir), StopSignals(at_once=_STOPPED):
             run(*arguments)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 from modeling_lmindexer import DocumentVectors, SemanticIndex
+from modeling_lmindexer.text_codes import tokenize
 
 
 def read_queries(arguments: argparse.Namespace) -> Iterator[str]:
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, default=10, help="documents per query")
     parser.add_argument("--num_beams", type=int, default=20, help="width of the beam search")
     arguments = parser.parse_args()
+    logging.disable_progress_bar()
     vectors = None
     try:
         index = SemanticIndex.from_pretrained(arguments.model)
@@ -57,8 +60,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     semantic_ids = dict(zip(index.document_ids, index.semantic_ids, strict=True))
     for query in read_queries(arguments):
-        # Not cut by the tokenizer: the model does it, and says so.
-        inputs = tokenizer(query, return_tensors="pt")
+        inputs = tokenize(tokenizer, query, model.config.max_source_length, return_tensors="pt")
         with torch.inference_mode():
             result = model.search(
                 index=index, num_beams=max(arguments.num_beams, arguments.top_k), top_k=arguments.top_k,

@@ -16,7 +16,9 @@ import argparse
 import sys
 from pathlib import Path
 
+import datasets
 from data import CorpusArguments, CorpusError, load_corpus
+from transformers.utils import logging
 
 from modeling_lmindexer import SemanticIndex
 from modeling_lmindexer.folder import remove_partial
@@ -106,6 +108,9 @@ def look(arguments: argparse.Namespace) -> bool:
 
 def main() -> None:
     """Compares, changes, then looks."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     arguments = parse_arguments()
     changing = (arguments.remove, arguments.update, arguments.add, arguments.merge, arguments.room)
     try:

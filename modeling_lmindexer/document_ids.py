@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import BoolTensor, LongTensor, Tensor
 
-from .folder import MANIFEST_NAME, reading_content, resolve_file, verify_files
+from .folder import MANIFEST_NAME, reading_again, reading_content, resolve_file, verify_files
 from .index_rules import check_ids
 from .prefix_arrays import is_integer
 
@@ -52,6 +52,7 @@ class DocumentIds:
         A table that is damaged or of another number is a CorruptedFolderError when the ids are first needed.
         """
 
+        @reading_again
         def load() -> Sequence | None:
             path = resolve_file(name_or_path, IDS_NAME, optional=True, **hub_kwargs)
             if path is None:

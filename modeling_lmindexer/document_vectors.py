@@ -14,11 +14,13 @@ from torch.nn import functional as F
 from .folder import (
     MANIFEST_NAME,
     CorruptedFolderError,
+    reading_again,
     resolve_file,
     update_manifest,
     verify_files,
     write_tensors,
 )
+from .text_codes import tokenize
 
 VECTORS_NAME = "document_vectors.safetensors"
 
@@ -75,8 +77,8 @@ class DocumentVectors:
         if missing:
             raise ValueError(f"{len(missing)} documents of the index are not given: {missing[:5]}.")
         model, tokenizer = index.load_model()
-        longest = model.config.max_source_length
-        tokens = tokenizer([texts[document] for document in index.document_ids], truncation=True, max_length=longest)
+        texts = [texts[document] for document in index.document_ids]
+        tokens = tokenize(tokenizer, texts, model.config.max_source_length)
         batches, place = batches_by_length(tokens["input_ids"], batch_size)
         training, states = model.training, []
         model.eval()
@@ -125,6 +127,7 @@ class DocumentVectors:
             update_manifest(folder, [VECTORS_NAME])
 
     @classmethod
+    @reading_again
     def from_pretrained(cls, name_or_path: str | os.PathLike, index, **hub_kwargs) -> "DocumentVectors":
         """Loads the vectors of an index's documents, and the weight that they were saved with.
 

@@ -1,14 +1,16 @@
 """The files of a model folder: written atomically, listed with their hashes, found on disk or on the Hub."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +20,8 @@ MANIFEST_NAME = "manifest.json"
 PARTIAL_PREFIX = ".writing-"  # of names that a file or folder has until it is whole
 UPDATE_NAME = ".index-update"  # a folder of files that are whole, on their way to their names
 FORMAT_VERSION = 1
+ON_WINDOWS = os.name == "nt"  # which opens no folder, and flushes no file that is only read
+Reader = TypeVar("Reader", bound=Callable)
 
 
 class CorruptedFolderError(ValueError):
@@ -80,8 +84,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         with naming_write_errors(path):
             yield temporary
         # The writer may have put a new file in this one's place: what counts is the content under the name.
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -150,7 +153,9 @@ def finish_update(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if ON_WINDOWS and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -242,6 +247,26 @@ def reading_content(path: str | os.PathLike, way_out: str) -> Iterator[None]:
         lines = str(error).strip().splitlines() or [""]
         cause = f"{type(error).__name__}: {lines[0][:200]}"
         raise CorruptedFolderError(f"{path} does not hold what was written there ({cause}). {way_out}") from error
+
+
+def reading_again(read: Reader) -> Reader:
+    """Decorates a reader of a folder that another process may replace: what does not fit together is read once more.
+
+    [`replaced_together`] moves files one after the other, and a reader has looked at some of them before.
+    """
+
+    @functools.wraps(read)
+    def read_at_most_twice(*args, **kwargs):
+        try:
+            return read(*args, **kwargs)
+        except CorruptedFolderError:
+            pass
+        except FileNotFoundError as error:
+            if error.errno is None:  # it was not there, and has not gone since
+                raise
+        return read(*args, **kwargs)
+
+    return read_at_most_twice
 
 
 def file_digest(path: str | os.PathLike) -> str:

@@ -7,7 +7,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .folder import MANIFEST_NAME, CorruptedFolderError, resolve_file, update_manifest, verify_files, write_tensors
+from .folder import (
+    MANIFEST_NAME,
+    CorruptedFolderError,
+    reading_again,
+    resolve_file,
+    update_manifest,
+    verify_files,
+    write_tensors,
+)
 from .prefix_arrays import INT32_MAX, LARGEST_CODE, Level, PrefixArrays
 
 PREFIX_TREE_NAME = "prefix_tree.safetensors"
@@ -33,6 +41,7 @@ def tree_metadata(offsets: list[int], num_documents: int) -> dict[str, str]:
     return metadata | {f"offset.{position}": str(offset) for position, offset in enumerate(offsets)}
 
 
+@reading_again
 def read_prefix_tree(name_or_path: str | os.PathLike, memory_map: bool, **hub_kwargs) -> tuple[PrefixArrays, int]:
     """The arrays of a folder or Hub repository, and the number of documents numbered so far.
 

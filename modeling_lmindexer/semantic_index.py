@@ -9,7 +9,7 @@ import torch
 
 from .coded_documents import CodedDocuments
 from .document_ids import IDS_NAME
-from .folder import MANIFEST_NAME, CorruptedFolderError, replaced_together, resolve_file, verify_files
+from .folder import MANIFEST_NAME, CorruptedFolderError, reading_again, replaced_together, resolve_file, verify_files
 from .free_codes import TakenCodes
 from .index_changes import CHANGES_NAME, Change, ChangeLog, undo
 from .index_merge import plan_merge
@@ -98,7 +98,7 @@ class SemanticIndex(CodedDocuments):
     def encode(self, texts: Iterable[str], batch_size: int = 64) -> torch.LongTensor:
         """Flat ids of texts at the learned positions, as `model.assign`: `(texts, learned positions)`.
 
-        Texts longer than the model takes are cut, with a warning.
+        Texts longer than the model takes are cut, as in training.
         """
         return assigned_ids(*self.load_model(), list(texts), batch_size)
 
@@ -295,6 +295,7 @@ class SemanticIndex(CodedDocuments):
             (PrefixTree.from_sequences(self.sequences) if renumbered else self.tree).save_pretrained(new)
 
     @classmethod
+    @reading_again
     def from_pretrained(cls, name_or_path: str | os.PathLike, **hub_kwargs) -> "SemanticIndex":
         """Loads an index from a folder or a Hub repository, checked against its manifest.
 

@@ -8,6 +8,18 @@ from torch import LongTensor, Tensor
 from torch.nn.functional import pad
 
 
+def tokenize(tokenizer, texts: str | list[str], max_length: int, **settings):
+    """Texts as the tokenizer gives them, cut after `max_length` tokens: in training, in an index and in bulk.
+
+    A text gets the same ID everywhere only if the same of it is read; cut by the tokenizer, it keeps its end token.
+
+    Args:
+        max_length: `max_source_length` of the model; what the tokenizer itself names does not count.
+        settings: others of the tokenizer's call.
+    """
+    return tokenizer(texts, truncation=True, max_length=max_length, **settings)
+
+
 @torch.no_grad()
 def read_texts(model, tokenizer, texts: list[str], batch_size: int, function: Callable) -> list:
     """`function(inputs, part)` of every batch of texts, `part` of them, in evaluation mode.
@@ -15,11 +27,10 @@ def read_texts(model, tokenizer, texts: list[str], batch_size: int, function: Ca
     Args:
         function: gets `input_ids` and `attention_mask` `(batch, tokens)`, and the slice of the texts.
     """
-    results, training = [], model.training
+    results, training, longest = [], model.training, model.config.max_source_length
     model.eval()
     for part in (slice(start, start + batch_size) for start in range(0, len(texts), batch_size)):
-        # Not cut by the tokenizer: the model does it, and says so.
-        inputs = tokenizer(texts[part], padding=True, return_tensors="pt").to(model.device)
+        inputs = tokenize(tokenizer, texts[part], longest, padding=True, return_tensors="pt").to(model.device)
         results.append(function({name: inputs[name] for name in ("input_ids", "attention_mask")}, part))
     model.train(training)
     return results

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
+from modeling_lmindexer.text_codes import tokenize
 
 from .documents import pad
 
@@ -42,7 +43,7 @@ class BulkAssigner:
         self, model: LMIndexerForSemanticID, tokenizer: PreTrainedTokenizerBase, tokens_per_batch: int = 8192
     ):
         self.model, self.tokenizer, self.tokens_per_batch = model, tokenizer, tokens_per_batch
-        self.max_length = min(model.config.max_source_length, tokenizer.model_max_length)
+        self.max_length = model.config.max_source_length
         self.offsets = np.array(model.config.position_offsets[: model.config.num_learned_positions], dtype=np.int64)
 
     @classmethod
@@ -73,8 +74,8 @@ class BulkAssigner:
         """
         tokens, special = [], set(self.tokenizer.all_special_ids)
         for start in range(0, len(texts), _TEXTS_AT_A_TIME):
-            encoded = self.tokenizer(
-                texts[start : start + _TEXTS_AT_A_TIME], truncation=True, max_length=self.max_length,
+            encoded = tokenize(
+                self.tokenizer, texts[start : start + _TEXTS_AT_A_TIME], self.max_length,
                 return_attention_mask=False, return_token_type_ids=False,
             )["input_ids"]  # fmt: skip
             for row in encoded:

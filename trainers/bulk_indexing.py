@@ -117,6 +117,70 @@ def assign_parts(
     return count
 
 
+@dataclass
+class Unfinished:
+    """A file with parts that are to be done.
+
+    Attributes:
+        source: the file.
+        place: of it among all files.
+        done: numbers of the parts that are there.
+        known: of the file when they were written.
+        count: of all its parts, if it is known.
+    """
+
+    source: Source
+    place: int
+    done: frozenset[int]
+    known: SourceState | None
+    count: int | None
+
+    def records(self, size: int, share: ShardShare) -> Iterator[tuple[SourceState, Records]]:
+        """The parts of `size` documents that are a process's to do, read, with the state of the file.
+
+        A file that has none is not opened: whoever does its parts hashes it, and whoever builds the index compares.
+
+        Raises:
+            UnusableShardsError: the file was changed meanwhile.
+        """
+
+        def wanted(number: int) -> bool:
+            return (self.place + number) % share.num_shards == share.shard_index and number not in self.done
+
+        if self.count is not None and not any(map(wanted, range(self.count))):
+            return
+        state = SourceState.of(self.source.path, self.known)
+        for records in self.source.parts(size, wanted):
+            yield state, records
+        if SourceState.of(self.source.path, state).sha256 != state.sha256:
+            raise UnusableShardsError(
+                f"{self.source.path} was changed while it was read: run again with --redo_changed."
+            )
+
+
+def unfinished(sources: Sequence[Source], folder: PartsFolder) -> Iterator[Unfinished]:
+    """The files whose parts are not all there; raises what [`PartsFolder.of`] raises."""
+    for place, source in enumerate(sources):
+        done = folder.of(source)
+        if not is_complete(done):
+            known = next((part.source for part in done.values()), None)
+            last = next((number for number, part in done.items() if part.is_last), None)
+            count = source.number_of_parts(folder.size) if last is None else last + 1
+            yield Unfinished(source, place, frozenset(done), known, count)
+
+
+@contextlib.contextmanager
+def naming_rows(source: Source, records: Records) -> Iterator[None]:
+    """Raises UnusableShardsError, with file and row, for a text that the tokenizer finds nothing in."""
+    try:
+        yield
+    except UnusableTextError as error:
+        raise UnusableShardsError(
+            f"{source.path}, row {records.first_row + error.row + 1}, has a text that the model's tokenizer "
+            f"finds nothing in: {records.texts[error.row][:60]!r}. Leave it out."
+        ) from error
+
+
 def tokenized(
     sources: Sequence[Source], assigner: BulkAssigner, folder: PartsFolder, share: ShardShare
 ) -> Iterator[tuple[Source, SourceState, Records, list[np.ndarray]]]:
@@ -125,25 +189,11 @@ def tokenized(
     Raises:
         UnusableShardsError: a text that the tokenizer finds nothing in.
     """
-    for place, source in enumerate(sources):
-        done = folder.of(source)
-        if is_complete(done):
-            continue
-        state = SourceState.of(source.path, next((part.source for part in done.values()), None))
-
-        def wanted(number: int, place=place, done=done) -> bool:
-            return (place + number) % share.num_shards == share.shard_index and number not in done
-
-        for records in source.parts(folder.size, wanted):
-            try:
-                yield source, state, records, assigner.tokenize(records.texts)
-            except UnusableTextError as error:
-                raise UnusableShardsError(
-                    f"{source.path}, row {records.first_row + error.row + 1}, has a text that the model's tokenizer "
-                    f"finds nothing in: {records.texts[error.row][:60]!r}. Leave it out."
-                ) from error
-        if SourceState.of(source.path, state).sha256 != state.sha256:
-            raise UnusableShardsError(f"{source.path} was changed while it was read: run again with --redo_changed.")
+    for work in unfinished(sources, folder):
+        for state, records in work.records(folder.size, share):
+            with naming_rows(work.source, records):
+                tokens = assigner.tokenize(records.texts)
+            yield work.source, state, records, tokens
 
 
 @dataclass
@@ -245,7 +295,7 @@ def check_target(name_or_path: str | Path, output_dir: Path) -> None:
 def index_corpus(
     name_or_path: str | Path, sources: Sequence[Source], folder: PartsFolder,
     assigner: BulkAssigner, memory: int, share: ShardShare, leftovers: Leftovers,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print, assign: Callable[..., int] = assign_parts,
 ) -> BulkResult:  # fmt: skip
     """Gives all documents their IDs; see `examples/index_documents.py`.
 
@@ -258,6 +308,7 @@ def index_corpus(
         share: of this process.
         leftovers: what becomes of an earlier run's parts.
         say: is told what begins.
+        assign: writes the parts that are missing, as [`assign_parts`] does; for another engine.
 
     Raises:
         ExistingRunError: the folder is another run's.
@@ -266,7 +317,7 @@ def index_corpus(
     """
     with claimed(folder, sources, share, leftovers, say) as beside:
         began = time.perf_counter()
-        count = assign_parts(sources, assigner, folder, share, beside)
+        count = assign(sources, assigner, folder, share, beside)
         result = BulkResult(count, time.perf_counter() - began)
         finished = finish_index(name_or_path, sources, folder, memory, say)
         if finished is not None:

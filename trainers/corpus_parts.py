@@ -51,6 +51,9 @@ class Source(Protocol):
     def parts(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Records]:
         """The parts of `size` documents whose numbers are wanted, in order; the others are passed over."""
 
+    def number_of_parts(self, size: int) -> int | None:
+        """How many parts of `size` documents there are, where that is known without reading them."""
+
 
 @dataclass
 class SourceState:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from modeling_lmindexer.text_codes import tokenize
+
 from .corpus_check import UnusableCorpusError
 from .encoder_cache import EncoderStates
 from .neighbourhoods import group_texts
@@ -71,7 +73,7 @@ class IndexingDataset(torch.utils.data.Dataset):
         self.ids = ids
         # Special tokens carry nothing to reconstruct, and are no hint.
         self.special_ids = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
-        encoded = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        encoded = tokenize(tokenizer, texts, max_length)["input_ids"]
         empty = [document for document, row in zip(ids, encoded, strict=True) if not row]
         if empty:
             raise UnusableCorpusError(

@@ -61,7 +61,8 @@ class FolderLock:
         self._lock = lock
         if lock.lock_counter == 1:
             mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            self.path.write_text(json.dumps(mine), encoding="utf-8")
+            with contextlib.suppress(PermissionError):  # Windows lets nobody write what is locked
+                self.path.write_text(json.dumps(mine), encoding="utf-8")
         return self
 
     def _take(self, lock: FileLock) -> bool:

@@ -255,7 +255,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         With `loss_over="existing"` of codes that continue an ID of the index; see [`existing_codes`].
         """
         counts, labels = inputs.pop("counts"), inputs.pop("labels")
-        plain = self.unwrap_for_reading(model)
+        plain = model if is_sharded(model) else self.accelerator.unwrap_model(model)  # its weights are not looked at
         # Without labels, for the model would compute a loss of its own, in which fillers count.
         outputs = model(**inputs, decoder_input_ids=plain.prepare_decoder_input_ids_from_labels(labels))
         offsets = plain.config.position_offsets

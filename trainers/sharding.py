@@ -3,8 +3,9 @@
 import copy
 
 import torch
+from accelerate import FullyShardedDataParallelPlugin
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, StateDictType
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback
 
@@ -12,6 +13,16 @@ from transformers import TrainerCallback
 def is_sharded(model: nn.Module) -> bool:
     """Whether FSDP has cut a model into shards."""
     return isinstance(model, FSDPModule)
+
+
+def check_state_dict_type(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Raises ValueError for checkpoints in shards, FSDP2's default: here one process writes and reads whole files,
+    while the others would wait to do their part."""
+    if plugin.state_dict_type != StateDictType.FULL_STATE_DICT:
+        raise ValueError(
+            f"fsdp_state_dict_type is {plugin.state_dict_type.name}; expected FULL_STATE_DICT, whose checkpoints any "
+            "number of processes reads again: set it, as examples/accelerate/fsdp2.yaml does."
+        )
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -30,15 +41,19 @@ class Twins:
 
     Shards are not put together again in place, and a model that was cut once keeps what its first stage froze. So
     every stage gets a copy, and leaves what it learned in the whole model, which all processes hold between trainings.
+
+    Args:
+        device: where the whole model works between trainings. During one it is on the CPU, out of the shards' way,
+            but after an evaluation.
     """
 
-    def __init__(self):
-        self.whole: nn.Module | None = None
+    def __init__(self, device: torch.device):
+        self.device, self.whole = device, None
 
     def copy_of(self, model: nn.Module) -> nn.Module:
-        """A copy of the whole model for a stage to train."""
-        self.whole = model
-        return copy.deepcopy(model)
+        """A copy of the whole model for a stage to train, on the CPU, from where FSDP takes its shards."""
+        self.whole = model.to("cpu")
+        return copy.deepcopy(self.whole)
 
     @torch.no_grad()
     def gather(self, sharded: nn.Module) -> nn.Module:
@@ -46,7 +61,7 @@ class Twins:
         values = self.whole.state_dict()
         for name, value in sharded.state_dict().items():
             values[name].copy_(whole(value))
-        return self.whole
+        return self.whole.to(self.device)
 
 
 class EmbeddingsInRoot(TrainerCallback):

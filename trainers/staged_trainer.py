@@ -19,7 +19,7 @@ from .folder_lock import FolderInUseError, FolderLock
 from .prefix_sampler import PrefixBatchSampler
 from .progress import HintEpoch, StageProgress
 from .run_state import RunState, keep_changed_index
-from .sharding import EmbeddingsInRoot, Twins, is_sharded
+from .sharding import EmbeddingsInRoot, Twins, check_state_dict_type, is_sharded
 from .staged_args import StagedTrainingArguments
 from .stop_signals import StopSignals, leave
 
@@ -108,7 +108,10 @@ class StagedTrainer(Trainer):
         self.add_callback(self.progress)
         self.add_callback(self.hint_epoch)
         self.add_callback(EmbeddingsInRoot())
-        self.twins = Twins()
+        self.twins = Twins(self.args.device)
+        if self.is_fsdp_enabled:
+            check_state_dict_type(self.accelerator.state.fsdp_plugin)
+            self.model.to(self.args.device)  # for what comes before the first training; Trainer leaves that to FSDP
         self.state_of_run, self.stage_name = RunState(self.run_dir), ""
         self.signals, self.stopped_by = StopSignals(), 0
         self.add_callback(StopWhenAsked(self))

@@ -104,7 +104,7 @@ def load_corpus(arguments: CorpusArguments) -> Dataset:
     choice = _Columns.choose(arguments, columns, source)
     try:
         corpus = _documents(_first(rows, arguments.max_documents), choice)
-    except UnicodeError as error:  # bytes that are no text, or half of a character in JSON, such as "\\ud800"
+    except UnicodeError as error:  # bytes that are no text, or half of a character in another column
         raise CorpusError(
             f"{source} holds text that is no Unicode ({error}): write the file anew in UTF-8."
         ) from error
@@ -173,6 +173,8 @@ def _document_batch(rows: list[dict], indices: list[int], columns: _Columns) -> 
         documents["id"].append(document)
         documents["is_number"].append(is_number)
         documents["text"].append(document_text(row, columns.text))
+        check_unicode(document, f"Row {index + 1}")
+        check_unicode(documents["text"][-1], f"Row {index + 1}")
     if columns.category:
         documents["category"] = [category_path(row.get(columns.category)) for row in rows]
     if columns.query:
@@ -201,6 +203,22 @@ def document_id(row: dict, column: str, may_be_text: bool, where: str) -> tuple[
 def document_text(row: dict, columns: list[str]) -> str:
     """A row's text: its columns, one per line, empty ones left out."""
     return "\n".join(filter(None, (clean_text(row.get(name)) for name in columns)))
+
+
+def check_unicode(text: str, where: str) -> None:
+    """Raises CorpusError for half of a character, as `"\\ud800"` in JSON is: no file takes it.
+
+    Args:
+        where: it stands, for the message.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode(errors="backslashreplace").decode()
+        raise CorpusError(
+            f"{where} has half of a character, '{half}', in its id or text: write the file anew in UTF-8, or put "
+            "something else there."
+        ) from error
 
 
 def _is_number(value: int | str, may_be_text: bool) -> bool:

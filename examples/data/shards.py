@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from trainers.corpus_parts import Records
 
-from .corpora import TEXT_COLUMNS, document_id, document_text
+from .corpora import TEXT_COLUMNS, check_unicode, document_id, document_text
 from .rows import CorpusError, kind_of_file, open_text
 
 _UNREADABLE = (OSError, EOFError, zlib.error, UnicodeError, RecursionError, csv.Error, pa.ArrowException)
 csv.field_size_limit(2**31 - 1)  # the standard library stops at 131,072 characters
 _BATCH = 1024  # rows of a parquet file at a time
+_PASSED_OVER: dict = {}  # in the place of a row that no wanted part has
 
 
 @dataclass
@@ -54,7 +55,10 @@ class ShardFile:
             ) from error
 
     def _parts(self, size: int, wanted: Callable[[int], bool]) -> Iterator[Records]:
-        rows = self._raw_rows()
+        def is_needed(first: int, count: int) -> bool:
+            return any(map(wanted, range(first // size, (first + count - 1) // size + 1)))
+
+        rows = self._raw_rows(is_needed)
         following = list(itertools.islice(rows, size))
         for number in itertools.count():
             raw, following = following, []
@@ -66,8 +70,17 @@ class ShardFile:
                 return
             following = [after, *itertools.islice(rows, size - 1)]
 
-    def _raw_rows(self) -> Iterator[str | dict]:
-        """Lines of JSON, or rows."""
+    def number_of_parts(self, size: int) -> int | None:
+        """How many parts of `size` documents there are, where the file says so without being read."""
+        if self.kind != "parquet":
+            return None
+        try:
+            return max(1, -(-pq.read_metadata(self.path).num_rows // size))
+        except _UNREADABLE:  # said when it is read
+            return None
+
+    def _raw_rows(self, is_needed: Callable[[int, int], bool]) -> Iterator[str | dict]:
+        """Lines of JSON, or rows; of parquet those alone of which `is_needed(first row, rows)` may be true."""
         if self.kind == "json":
             with open_text(self.path) as file:
                 yield from (line for line in file if line.strip())
@@ -80,8 +93,7 @@ class ShardFile:
             with pq.ParquetFile(self.path, buffer_size=2**20) as file:
                 self.check_columns(file.schema_arrow.names)
                 columns = list(dict.fromkeys([self.id_column, *self.texts_of(file.schema_arrow.names)]))
-                for batch in file.iter_batches(_BATCH, columns=columns, use_threads=False):
-                    yield from batch.to_pylist()
+                yield from _parquet_rows(file, columns, is_needed)
 
     def texts_of(self, columns: list[str]) -> list[str]:
         """The columns of a text, among those that there are."""
@@ -105,6 +117,8 @@ class ShardFile:
         for row, values in enumerate(rows, start=first + 1):
             document, is_number = document_id(values, self.id_column, self.kind == "csv", self._where(row))
             text = document_text(values, self.texts_of(list(values)))
+            check_unicode(document, self._where(row))
+            check_unicode(text, self._where(row))
             if not text:
                 raise CorpusError(
                     f"{self._where(row)} has no text in {', '.join(self.texts_of(list(values)))}. Leave it out, or "
@@ -140,6 +154,20 @@ class ShardFile:
 
     def _where(self, row: int) -> str:
         return f"{self.path}, row {row},"
+
+
+def _parquet_rows(file: pq.ParquetFile, columns: list[str], is_needed: Callable[[int, int], bool]) -> Iterator[dict]:
+    row = 0
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        if not count or not is_needed(row, count):
+            yield from itertools.repeat(_PASSED_OVER, count)
+            row += count
+            continue
+        for batch in file.iter_batches(_BATCH, row_groups=[group], columns=columns, use_threads=False):
+            needed = is_needed(row, len(batch))
+            yield from batch.to_pylist() if needed else itertools.repeat(_PASSED_OVER, len(batch))
+            row += len(batch)
 
 
 def find_shards(patterns: list[str], id_column: str, text_columns: list[str] | None) -> list[ShardFile]:

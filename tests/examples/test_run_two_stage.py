@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -14,6 +15,7 @@ from transformers import BertConfig, BertModel
 
 from modeling_lmindexer import PrefixTree, SemanticIndex
 from modeling_lmindexer.folder import MANIFEST_NAME, verify_files
+from trainers.stop_signals import RunStopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,3 +114,16 @@ def test_as_a_command(corpus, tmp_path):
     command += ["--codebook_sizes", "3", "--output_dir", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0 and f"Index: {tmp_path}" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_with_a_line(corpus, tmp_path, monkeypatch, capsys, number, status):
+    """At once: there is nothing to save before the end."""
+    import run_two_stage
+
+    monkeypatch.setattr(run_two_stage, "embed", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(sys, "argv", list(map(str, ["x", "--train_file", corpus, "--output_dir", tmp_path / "out"])))
+    with pytest.raises(RunStopped, match=str(status)):
+        run_two_stage.main()
+    line = f"Stopped by {number.name} before it was done: every file is whole, or as it was. The same command begins"
+    assert line in capsys.readouterr().err and not (tmp_path / "out").exists()

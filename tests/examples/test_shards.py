@@ -116,3 +116,38 @@ def test_types_of_parquet_ids(tmp_path):
     pa.parquet.write_table(pa.table({"id": [1.5, 2.0], "text": ["a", "b"]}), path)
     with pytest.raises(CorpusError, match="row 1, has id=1.5"):
         next(ShardFile(path, "id").parts(5, everything))
+
+
+def test_rows_that_no_wanted_part_has_are_not_read(tmp_path, monkeypatch):
+    """Row groups of 4: part 2 of size 3 has the rows 6 to 8, which are in the groups 1 and 2."""
+    path, read, iter_batches = write(tmp_path, "parquet"), [], pa.parquet.ParquetFile.iter_batches
+
+    def noted(self, *args, row_groups, **settings):
+        read.append(row_groups)
+        return iter_batches(self, *args, row_groups=row_groups, **settings)
+
+    monkeypatch.setattr(pa.parquet.ParquetFile, "iter_batches", noted)
+    [part] = ShardFile(path, "id").parts(3, lambda number: number == 2)
+    assert part.ids == [6, 7, 8] and part.first_row == 6 and not part.is_last
+    assert read == [[1], [2]]
+
+
+@pytest.mark.parametrize(("kind", "known"), [("jsonl", None), ("csv", None), ("parquet", 3)])
+def test_the_number_of_parts(tmp_path, kind, known):
+    assert ShardFile(write(tmp_path, kind), "id").number_of_parts(4) == known
+    if known:
+        columns = {"id": pa.array([], pa.int64()), "text": pa.array([], pa.string())}
+        pa.parquet.write_table(pa.table(columns), tmp_path / "e.parquet")
+        assert ShardFile(tmp_path / "e.parquet", "id").number_of_parts(4) == 1
+
+
+@pytest.mark.parametrize("row", ['{"id": 2, "title": "a\\ud800b"}', '{"id": "\\ud800", "title": "a"}'])
+def test_half_of_a_character(tmp_path, row):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1, "title": "a \\ud83d\\ude00"}\n' + row)
+    with pytest.raises(CorpusError) as error:
+        list(ShardFile(path, "id").parts(10, everything))
+    assert f"{path}, row 2, has half of a character, '\\ud800'" in str(error.value) and "anew" in str(error.value)
+    path.write_text(path.read_text().replace('"id": 1,', '"id": "1",'))
+    with pytest.raises(CorpusError, match="Row 2 has half of a character"):
+        load_corpus(CorpusArguments(train_file=str(path)))

@@ -125,3 +125,19 @@ def test_ids_of_numbers_and_of_text(run_script, tmp_path):
     (tmp_path / "gone.txt").write_text("two\n")
     error = run_script("update_index", tmp_path / "numbers", "--remove", tmp_path / "gone.txt", ok=False)
     assert "'two' is no id like those of the index, which are whole numbers" in error
+
+
+def test_libraries_show_no_bars(folder, tmp_path, monkeypatch, capsys):
+    import datasets
+    import update_index
+    from transformers.utils import logging
+
+    datasets.enable_progress_bars()
+    logging.enable_progress_bar()
+    new, old = jsonl(tmp_path / "new.jsonl", range(30, 40)), jsonl(tmp_path / "old.jsonl", range(30))
+    arguments = [folder, "--add", new, "--verify", "--train_file", old, "--drift", new]
+    monkeypatch.setattr(sys, "argv", ["update_index.py", *map(str, arguments)])
+    capsys.readouterr()
+    update_index.main()
+    printed = capsys.readouterr()
+    assert printed.err == "" and "added 10 documents" in printed.out

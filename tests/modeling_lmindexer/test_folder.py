@@ -22,6 +22,7 @@ from modeling_lmindexer.folder import (
     file_digest,
     read_manifest,
     remove_partial,
+    replaced_together,
     resolve_file,
     update_manifest,
     verify_files,
@@ -53,6 +54,25 @@ def test_the_writer_may_replace_the_temporary_file(tmp_path):
         other.write_text("new")
         os.replace(other, temporary)
     assert (tmp_path / "a").read_text() == "new" and names(tmp_path) == ["a"]
+
+
+def test_on_windows_no_folder_is_opened(tmp_path, monkeypatch):
+    """Which it refuses; and a file is flushed only through a handle that may write."""
+    open_file = os.open
+
+    def windows_open(path, flags, *more, **settings):
+        if not settings and os.path.isdir(path):  # with some, it is rmtree, which has another way on Windows
+            raise PermissionError(13, "Permission denied", str(path))
+        synced.append(path) if flags == os.O_RDWR else None
+        return open_file(path, flags, *more, **settings)
+
+    synced = []
+    monkeypatch.setattr("modeling_lmindexer.folder.ON_WINDOWS", True)
+    monkeypatch.setattr(os, "open", windows_open)
+    with replaced_together(tmp_path) as new:
+        (new / "a.json").write_text("1")
+    write_json(tmp_path / "b.json", 2)
+    assert names(tmp_path) == ["a.json", "b.json"] and len(synced) == 2
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tiny_index import TEXTS, documents, learned_index, names, state
 from tiny_models import tiny_model, tiny_tokenizer
 
-from modeling_lmindexer import SemanticIndex
+from modeling_lmindexer import PrefixTree, SemanticIndex, folder
 from modeling_lmindexer.index_check import Check, check_changes, check_table, check_tree
 
 EVERYTHING = learned_index(range(40), room=40)
@@ -262,3 +262,28 @@ def test_a_renumbered_document_takes_no_number_that_another_keeps():
         "x": ("<0><0><0>", "<0><0><2>")
     }
     assert ids_of(index) == {"a": (0, 0, 0), "x": (0, 0, 2), "y": (0, 0, 1)}
+
+
+@pytest.mark.parametrize("read", [SemanticIndex.from_pretrained, PrefixTree.from_pretrained])
+@pytest.mark.parametrize("replaced", [1, 2])
+def test_a_folder_that_is_replaced_while_it_is_read(tmp_path, monkeypatch, read, replaced):
+    """Between the look at the manifest and that at the file: read once more; what never fits is an error."""
+    index = SemanticIndex.from_codes(["a", "b", "c"], [[0, 1], [1, 0], [1, 1]], [2, 2, 4])
+    index.save_pretrained(tmp_path)
+    folder.update_manifest(tmp_path, ["semantic_ids.parquet", "prefix_tree.safetensors"])
+    digest, replacements = folder.file_digest, []
+
+    def digest_of_what_was_replaced(path):
+        if path.parent == tmp_path and len(replacements) < replaced:
+            replacements.append(path)
+            index.remove(index.document_ids[:1])
+            index.save_pretrained(tmp_path)
+        return digest(path)
+
+    monkeypatch.setattr(folder, "file_digest", digest_of_what_was_replaced)
+    if replaced == 1:
+        assert len(read(tmp_path)) == 2
+    else:
+        with pytest.raises(folder.CorruptedFolderError, match="differs from the file that its manifest lists"):
+            read(tmp_path)
+    assert len(replacements) == replaced

@@ -1,43 +1,18 @@
 """An adaptation on two processes: negatives, gradients and losses of one process, and one result for both."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from launching import launch
 from tiny_adaptation import first_step
 
 pytestmark = pytest.mark.dist
-WORKER = Path(__file__).with_name("adaptation_worker.py")
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What two processes found."""
-    folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [worker.communicate(timeout=120)[0] for worker in workers]
-    finally:  # the other one too, where it waits for the first
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
-    found = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-    assert [part["world_size"] for part in found] == [2, 2]
-    return found
+    parts = launch(tmp_path_factory.mktemp("two"), 2, "adaptation_step", "adaptation_run", timeout=120)
+    return [{"step": part["adaptation_step"], "run": part["adaptation_run"]} for part in parts]
 
 
 def test_losses_and_gradients_are_those_of_one_process(two, tmp_path):

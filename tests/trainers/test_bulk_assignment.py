@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_training import WORDS, tiny_corpus, tiny_indexer, tiny_tokenizer
+from tokenizers import processors
 
+from modeling_lmindexer import SemanticIndex
+from modeling_lmindexer.document_vectors import DocumentVectors
+from modeling_lmindexer.text_codes import assigned_with_scores
 from trainers.bulk_assignment import BulkAssigner, UnusableTextError, ahead
+from trainers.documents import IndexingDataset
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,35 @@ def test_batches_keep_to_the_budget_and_hold_every_text(texts):
 def test_long_texts_are_cut_as_in_training():
     assigner = BulkAssigner(tiny_indexer(max_source_length=8), tiny_tokenizer())
     assert assigner.tokenize([" ".join(WORDS[:20])])[0].tolist() == [*range(3, 10), 2]
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert"])
+def test_a_long_text_is_read_the_same_whichever_way(kind):
+    """In training, by an index, where vectors are kept, and in bulk; whatever length the tokenizer names."""
+    model, tokenizer, seen = tiny_indexer(kind, max_source_length=8).eval(), tiny_tokenizer(), []
+    tokenizer.model_max_length = 6
+    if kind == "bert":
+        template = processors.TemplateProcessing(single="<unk> $A </s>", special_tokens=[("<unk>", 1), ("</s>", 2)])
+        tokenizer.backend_tokenizer.post_processor = template
+    texts = [" ".join(WORDS[:20]), WORDS[3], " ".join(WORDS[5:12])]
+    trained = IndexingDataset([0, 1, 2], texts, tokenizer, model.config.max_source_length, seed=0)
+    expected = [row.tolist() for row in np.split(trained.tokens, trained.offsets[1:-1])]
+    assert expected[0][-1] == 2 and [len(row) for row in expected] == [8, 2 + (kind == "bert"), 8]
+    assert [row.tolist() for row in BulkAssigner(model, tokenizer).tokenize(texts)] == expected
+
+    encode = model.encode
+    model.encode = lambda input_ids, attention_mask, *rest: (
+        seen.extend(row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True))
+        or encode(input_ids, attention_mask, *rest)
+    )
+    index = SemanticIndex.from_codes([0, 1, 2], [[0, 0]] * 3, [6, 4, 16]).attach(model, tokenizer)
+    for read in (index.encode, lambda texts: assigned_with_scores(model, tokenizer, texts, 2)):
+        seen.clear()
+        read(texts)
+        assert seen == expected
+    seen.clear()
+    DocumentVectors.of(index, [{"id": i, "text": text} for i, text in enumerate(texts)])
+    assert sorted(seen) == sorted(expected)
 
 
 def test_a_text_without_words():

@@ -119,3 +119,16 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"), FolderLock(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_lock_that_lets_nobody_write_its_file(tmp_path, monkeypatch):
+    """As on Windows, where what is locked is locked against its holder's other handles, too."""
+
+    def refuse(self, *args, **settings):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with FolderLock(tmp_path / "run") as lock:
+        assert lock.holder() == "an unknown process"
+    assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""One of several processes of `test_distributed.py`; writes what it found to `folder/rank<r>.pt`.
+"""One of several processes, started by `launching.py`; writes what it found to `folder/rank<r>.pt`.
 
 torchrun --nproc_per_node 2 tiny_worker.py folder documents task [task ..]
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+import tiny_adaptation  # noqa: E402
 import tiny_equality  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
@@ -186,6 +187,19 @@ def sharded_run(folder: Path) -> dict:
     PartialState.__init__ = pretend
     AcceleratorState._reset_state(reset_partial_state=True)
     return {"whole": whole, "sharded": run("sharded"), "task": retrieval(folder / "task")}
+
+
+def adaptation_run(folder: Path) -> tuple[dict, dict]:
+    """Figures and weights of an encoder adapted by all objectives."""
+    encoder = tiny_adaptation.tiny_encoder("bert", dropout=0.1)
+    trainer = tiny_adaptation.adaptation_trainer(folder, encoder, **tiny_adaptation.OBJECTIVES["all"])
+    figures = trainer.train()
+    return figures, {name: value.clone() for name, value in trainer.adapted.state_dict().items()}
+
+
+def adaptation_step(folder: Path) -> tuple[dict, dict]:
+    """Gradients and losses of a step whose result one process can check."""
+    return tiny_adaptation.first_step(folder, per_device_train_batch_size=8)
 
 
 def other_number(folder: Path, **settings) -> None:
