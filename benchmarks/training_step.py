@@ -61,7 +61,7 @@ def rows(options: argparse.Namespace, corpus: datasets.Dataset, output_dir: Path
 
 
 def main() -> None:
-    """Measures and prints the table."""
+    """Measures, prints each row when it is there, then the table."""
     options = parse_arguments()
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
@@ -69,8 +69,13 @@ def main() -> None:
     file = str(Path(options.data) / ITEMS) if options.data else None
     corpus = load_corpus(CorpusArguments(train_file=file, drop_empty_texts=True))
     names = ["shape", "views", "stage", "step (s)", "floor (s)", "/ floor", "authors' layout (s)", "/ step"]
+    table = []
     with tempfile.TemporaryDirectory() as folder:
-        print(format_table(names, rows(options, corpus, Path(folder))))
+        for row in rows(options, corpus, Path(folder)):
+            table.append(row)
+            # A row takes up to minutes: whoever stops the run has those before.
+            print(format_table(names, [row]), end="\n\n", flush=True)
+    print(format_table(names, table))
 
 
 if __name__ == "__main__":
