@@ -17,8 +17,8 @@ class Ready:
 
     `tokens` and `mask` `(batch, tokens)`; `hints` and `hint_mask` `(batch, most visible tokens)`; `targets` `(hidden
     tokens,)`, numbered among the corpus's words; `documents` and `positions`, the row and the position vector of each
-    target, `(hidden tokens,)` and `(hidden tokens, hidden)`; `slots` `(batch, most hidden tokens)`, which are a query's;
-    `codes` `(batch, positions)` of the prefix.
+    target, `(hidden tokens,)` and `(hidden tokens, hidden)`; `slots` `(batch, most hidden tokens)`, which of them are
+    a query's; `codes` `(batch, positions)` of the prefix.
     """
 
     tokens: torch.Tensor
