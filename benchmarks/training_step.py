@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -43,18 +44,20 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=128, help="most tokens of a document")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu_time", action="store_true", help="CPU seconds: for one thread on a busy machine")
     return parser.parse_args(argv)
 
 
 def rows(options: argparse.Namespace, corpus: datasets.Dataset, output_dir: Path):
     """A row per shape, stage and kind of views."""
+    clock = time.process_time if options.cpu_time else time.perf_counter
     for shape in options.shapes:
         checkpoint = options.checkpoint if shape == "MiniLM-L6" else None
         setting = Setting(corpus, shape, checkpoint, "", options.batch_size, options.length, output_dir)
         tokenizer = setting.tokenizer()
         for setting.views in options.views:
             for stage in progress_bar(options.stages, description=f"{shape}, {setting.views} views"):
-                found = measure(setting, tokenizer, stage, options.rounds, not options.without_authors)
+                found = measure(setting, tokenizer, stage, options.rounds, not options.without_authors, clock)
                 ours, floor, authors = found["trainer"], found["floor"], found.get("authors' layout")
                 rival = [authors, authors / ours] if authors else [None, None]
                 yield [shape, setting.views, stage, ours, floor, ours / floor, *rival]
