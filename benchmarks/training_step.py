@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -43,25 +44,27 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=128, help="most tokens of a document")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu_time", action="store_true", help="CPU seconds: for one thread on a busy machine")
     return parser.parse_args(argv)
 
 
 def rows(options: argparse.Namespace, corpus: datasets.Dataset, output_dir: Path):
     """A row per shape, stage and kind of views."""
+    clock = time.process_time if options.cpu_time else time.perf_counter
     for shape in options.shapes:
         checkpoint = options.checkpoint if shape == "MiniLM-L6" else None
         setting = Setting(corpus, shape, checkpoint, "", options.batch_size, options.length, output_dir)
         tokenizer = setting.tokenizer()
         for setting.views in options.views:
             for stage in progress_bar(options.stages, description=f"{shape}, {setting.views} views"):
-                found = measure(setting, tokenizer, stage, options.rounds, not options.without_authors)
+                found = measure(setting, tokenizer, stage, options.rounds, not options.without_authors, clock)
                 ours, floor, authors = found["trainer"], found["floor"], found.get("authors' layout")
                 rival = [authors, authors / ours] if authors else [None, None]
                 yield [shape, setting.views, stage, ours, floor, ours / floor, *rival]
 
 
 def main() -> None:
-    """Measures and prints the table."""
+    """Measures, prints each row when it is there, then the table."""
     options = parse_arguments()
     logging.set_verbosity_error()
     datasets.disable_progress_bars()
@@ -69,8 +72,13 @@ def main() -> None:
     file = str(Path(options.data) / ITEMS) if options.data else None
     corpus = load_corpus(CorpusArguments(train_file=file, drop_empty_texts=True))
     names = ["shape", "views", "stage", "step (s)", "floor (s)", "/ floor", "authors' layout (s)", "/ step"]
+    table = []
     with tempfile.TemporaryDirectory() as folder:
-        print(format_table(names, rows(options, corpus, Path(folder))))
+        for row in rows(options, corpus, Path(folder)):
+            table.append(row)
+            # A row takes up to minutes: whoever stops the run has those before.
+            print(format_table(names, [row]), end="\n\n", flush=True)
+    print(format_table(names, table))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from .configuration_lmindexer import LMIndexerConfig
 from .decoder import CrossAttendingDecoder, unexplained
 from .shared_attention import can_share
-from .t5_decoder import quick_decoder
+from .t5_decoder import quick_decoder, trained_on_states
 
 # Encoders whose output does not depend on where the padding is: relative or rotary positions, or positions that they
 # count from the padding themselves.
@@ -90,14 +90,17 @@ class EncoderDecoder:
             inputs = torch.cat([EncoderDecoder.start(model, codes), codes], dim=1)
         if pooled is not None:
             inputs = (inputs + unexplained(pooled, codes))[:, done:]
-        output = (decoder or model.backbone.get_decoder())(
+        decoder, instead = decoder or model.backbone.get_decoder(), None
+        if cache is None and not use_cache:
+            instead = trained_on_states(decoder, encoder_states)
+        output = decoder(
             inputs_embeds=inputs,
             encoder_hidden_states=encoder_states,
             encoder_attention_mask=encoder_mask,
-            past_key_values=cache,
+            past_key_values=cache if instead is None else instead,
             use_cache=use_cache,
         )
-        return output.last_hidden_state, output.past_key_values
+        return output.last_hidden_state, output.past_key_values if instead is None else None
 
     @staticmethod
     def start(model, codes: torch.Tensor) -> torch.Tensor:

@@ -67,7 +67,8 @@ class CrossAttention(nn.Module):
         query = self.split(self.query(hidden))
         if self.is_cross and len(source) == len(hidden) and can_fold(self.key, self.value, cache):
             scale = query.shape[-1] ** -0.5
-            attended = folded_attention(query, source, mask, self.key, self.value, scale)
+            dropout = self.dropout if self.training else 0.0
+            attended = folded_attention(query, source, mask, self.key, self.value, scale, dropout)
             return self.output(attended.transpose(1, 2).reshape(hidden.shape))
         key, value = self.keys_and_values(source, cache)
         shared = len(key) < len(query)

@@ -6,9 +6,10 @@ A score is `(W_k s) . q = s . (W_k^T q)`, and the mixed values are `W_v (sum a s
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.cache_utils import EncoderDecoderCache
 
-from .packed_weights import is_plain
+from .plain_maps import is_plain
 
 
 class FoldedCache(EncoderDecoderCache):
@@ -16,12 +17,20 @@ class FoldedCache(EncoderDecoderCache):
 
 
 def can_fold(key: nn.Module, value: nn.Module, cache: EncoderDecoderCache | None) -> bool:
-    """Whether the maps of keys and values are plain ones that are not being trained, and the cache asks for it."""
-    return isinstance(cache, FoldedCache) and not key.training and is_plain(key) and is_plain(value)
+    """Whether the maps of keys and values are plain ones whose results nobody keeps: the cache asks for it or, while
+    they are trained, there is none."""
+    asked = cache is None if key.training else isinstance(cache, FoldedCache)
+    return asked and is_plain(key) and is_plain(value)
 
 
 def folded_attention(
-    query: Tensor, source: Tensor, mask: Tensor | None, key: nn.Linear, value: nn.Linear, scale: float
+    query: Tensor,
+    source: Tensor,
+    mask: Tensor | None,
+    key: nn.Linear,
+    value: nn.Linear,
+    scale: float,
+    dropout: float = 0.0,
 ) -> Tensor:
     """What attention to `key(source)` and `value(source)` gives.
 
@@ -31,6 +40,7 @@ def folded_attention(
         mask: booleans, or what is added to the scores, that broadcast to `(texts, heads, queries, tokens)`; or None.
         key, value: maps of `width` to `heads * size`; the bias of the keys moves all scores of a query alike.
         scale: of the scores.
+        dropout: of the weights, while training.
 
     Returns:
         `(texts, heads, queries, size)`.
@@ -40,13 +50,20 @@ def folded_attention(
     asked = (by_head * scale) @ key.weight.view(heads, size, -1)  # (heads, texts * queries, width)
     asked = asked.view(heads, texts, queries, -1).transpose(0, 1).reshape(texts, heads * queries, -1)
     scores = (asked @ source.transpose(1, 2)).view(texts, heads, queries, -1)
+    if key.training and key.bias is not None:
+        # Of no effect, but processes that share a training expect a gradient of every parameter.
+        scores = scores + (query * scale) @ key.bias.view(heads, size, 1)
     if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     elif mask is not None:
         scores = scores + mask
-    weights = scores.float().softmax(-1).to(source.dtype).view(texts, heads * queries, -1)
-    mixed = (weights @ source).view(texts, heads, queries, -1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(source.dtype)
+    weights = F.dropout(weights, dropout)
+    mixed = (weights.view(texts, heads * queries, -1) @ source).view(texts, heads, queries, -1)
     by_head = mixed.transpose(0, 1).reshape(heads, texts * queries, -1)
     values = (by_head @ value.weight.view(heads, size, -1).transpose(1, 2)).view(heads, texts, queries, size)
     values = values.transpose(0, 1)
-    return values if value.bias is None else values + value.bias.view(heads, 1, size)
+    if value.bias is None:
+        return values
+    # Without dropout the weights add up to 1.
+    return values + value.bias.view(heads, 1, size) * (weights.sum(-1, keepdim=True) if dropout else 1)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.models.mt5.modeling_mt5 import MT5Stack
 from transformers.models.t5.modeling_t5 import T5Stack
 
+from .plain_maps import is_plain
 from .shared_attention import SHARED_ATTENTION
 
 T5_STACKS = T5Stack, MT5Stack
@@ -110,17 +111,6 @@ def linear_map(module: nn.Module) -> Callable[[Tensor], Tensor]:
             if weight.numel() >= WORTH_ONEDNN:
                 return functools.partial(onednn_linear, weight=weight, bias=bias)
     return functools.partial(F.linear, weight=weight, bias=bias)
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether a module is a linear map, and nothing else happens when it is called."""
-    return type(module) is nn.Linear and not has_hooks(module)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether someone looks at a module's calls, or has put other code in its place, as accelerate does."""
-    own = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return bool(own) or nn.modules.module._has_any_global_hook()
 
 
 def is_served(module: nn.Linear) -> bool:

@@ -17,13 +17,18 @@ def sinusoidal_positions(length: int, width: int, like: torch.Tensor) -> torch.T
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width].to(like.dtype)
 
 
-def target_places(target_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the tokens to predict are, in order, and which of these are not there to fill up the rows:
-    `(batch, most tokens to predict in a document)` each, from weights `(batch, tokens)`."""
-    is_target = target_weights > 0
-    width = max(1, int(is_target.sum(-1).max()))
-    places = is_target.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :width]
-    return places, is_target.gather(-1, places)
+def visible_places(hint_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the visible tokens are, in order, and which of these are not there to fill up the rows:
+    `(batch, most visible tokens in a document)` each, from a mask `(batch, tokens)`."""
+    width = max(1, int(hint_mask.sum(-1).max()))
+    places = hint_mask.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :width]
+    return places, hint_mask.gather(-1, places)
+
+
+def query_slots(counts: torch.Tensor) -> torch.Tensor:
+    """Which places of a grid with a row per document are a query's: `(batch, most queries of a document)`, from how
+    many each document has `(batch,)`."""
+    return torch.arange(max(1, int(counts.max())), device=counts.device) < counts[:, None]
 
 
 class ReconstructorLayer(GradientCheckpointingLayer):
@@ -40,10 +45,24 @@ class ReconstructorLayer(GradientCheckpointingLayer):
         self.output = nn.Linear(width, width)
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, queries: torch.Tensor, hints: torch.Tensor, hint_mask: torch.Tensor) -> torch.Tensor:
-        """`queries` (batch, codes, places, width), `hints` (batch, tokens, width), `hint_mask` (batch, tokens)."""
-        batch, codes, places, width = queries.shape
-        query = self.query(self.attention_norm(queries)).view(batch, codes * places, self.num_heads, -1)
+    def forward(
+        self, queries: torch.Tensor, slots: torch.Tensor, hints: torch.Tensor, hint_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Args:
+            queries: those of all documents, one document after the other `(queries, codes, width)`.
+            slots: where they stand for the attention, true for each query; see [`query_slots`].
+            hints: `(batch, tokens, width)`.
+            hint_mask: `(batch, tokens)`, true for visible tokens.
+
+        Returns:
+            as `queries`.
+        """
+        batch, codes, width = len(hints), *queries.shape[1:]
+        query = self.query(self.attention_norm(queries))
+        # Only attention needs a row for each document: all else is spared what fills up the shorter ones.
+        own = slots.flatten().nonzero()[:, 0]
+        query = query.new_zeros(slots.numel(), codes, width).index_copy(0, own, query)
         # One zero key that is always visible: a document without hints attends to nothing instead of failing.
         key_value = F.pad(self.key_value(hints), (0, 0, 0, 1)).view(
             batch, -1, self.num_heads, 2 * width // self.num_heads
@@ -51,14 +70,14 @@ class ReconstructorLayer(GradientCheckpointingLayer):
         key, value = key_value.chunk(2, dim=-1)
         mask = F.pad(hint_mask, (0, 1), value=True)[:, None, None, :]
         attended = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
+            query.view(batch, -1, self.num_heads, width // self.num_heads).transpose(1, 2),
             key.transpose(1, 2),
             value.transpose(1, 2),
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        attended = self.output(attended.transpose(1, 2).reshape(batch, codes, places, width))
-        hidden = queries + F.dropout(attended, self.dropout, self.training)
+        attended = attended.transpose(1, 2).reshape(-1, codes, width).index_select(0, own)
+        hidden = queries + F.dropout(self.output(attended), self.dropout, self.training)
         return hidden + F.dropout(self.feed_forward(self.feed_forward_norm(hidden)), self.dropout, self.training)
 
 
@@ -113,32 +132,34 @@ class Reconstructor(nn.Module):
         """
         if codes is None:
             codes = self.start.expand(len(input_ids), 1, -1)
-        queries = codes[:, :, None]  # (batch, positions, 1, hidden)
+        queries = self.query_norm(codes)
         if self.bag:
-            hidden = self.read(queries, token_embedding, input_ids, hint_mask)[:, 0]
+            hidden = self.read(queries, torch.ones_like(input_ids[:, 0]), token_embedding, input_ids, hint_mask)
             return self.predict_bag(hidden, token_embedding, input_ids, target_weights)
-        places, is_target = target_places(target_weights)
-        hidden = self.read(queries, token_embedding, input_ids, hint_mask, places)[is_target]
+        documents, places = target_weights.nonzero(as_tuple=True)
+        counts = (target_weights > 0).sum(-1)
+        queries = queries.index_select(0, documents)
+        hidden = self.read(queries, counts, token_embedding, input_ids, hint_mask, places)
         return self.predict_tokens(hidden, token_embedding, input_ids, target_weights)
 
-    def read(self, codes, token_embedding, input_ids, hint_mask, asked=None) -> torch.Tensor:
-        """What the codes say beside the visible tokens: `(batch, queries, hidden)`.
+    def read(self, queries, counts, token_embedding, input_ids, hint_mask, asked=None) -> torch.Tensor:
+        """What the codes say beside the visible tokens: `(queries, hidden)`.
 
         Args:
-            codes: `(batch, positions, queries, hidden)`, one query per document or alternative; or, with `asked`, one
-                that serves all places.
+            queries: the codes after their norm `(queries, positions, hidden)`, one document after the other.
+            counts: how many queries each document has, `(batch,)`.
             token_embedding, input_ids, hint_mask: as for `forward`.
-            asked: places of the tokens to predict `(batch, queries)`.
+            asked: places of the tokens to predict `(queries,)`; without, a query is not about any place.
         """
-        places = sinusoidal_positions(input_ids.shape[1], codes.shape[-1], codes)
-        queries = self.query_norm(codes)
+        positions = sinusoidal_positions(input_ids.shape[1], queries.shape[-1], queries)
         if asked is not None:
-            queries = queries + places[asked][:, None]
-        if not hint_mask.any():  # then no token is a key, and none need be read
-            input_ids, hint_mask, places = input_ids[:, :0], hint_mask[:, :0], places[:0]
-        hints = self.hint_norm(F.embedding(input_ids, token_embedding)) + places
+            queries = queries + positions[asked][:, None]
+        places, is_visible = visible_places(hint_mask)
+        hints = F.embedding(input_ids.gather(1, places), token_embedding)
+        hints = self.hint_norm(hints) + positions[places]
+        slots = query_slots(counts)
         for layer in self.layers:
-            queries = layer(queries, hints, hint_mask)
+            queries = layer(queries, slots, hints, is_visible)
         return queries.sum(dim=1)
 
     def log_likelihoods(self, codes, token_embedding, input_ids, hint_mask, target_weights) -> torch.Tensor:
@@ -151,7 +172,10 @@ class Reconstructor(nn.Module):
         Returns:
             `(batch, alternatives)`.
         """
-        hidden = self.read(codes, token_embedding, input_ids, hint_mask)
+        batch, _, alternatives, _ = codes.shape
+        queries = self.query_norm(codes).transpose(1, 2).flatten(0, 1)
+        counts = torch.full_like(input_ids[:, 0], alternatives)
+        hidden = self.read(queries, counts, token_embedding, input_ids, hint_mask).view(batch, alternatives, -1)
         log_probabilities = self.token_logits(hidden, token_embedding).float().log_softmax(-1)
         bag = self.bag_of(input_ids, target_weights, log_probabilities.shape[-1]).to(log_probabilities.dtype)
         return (log_probabilities @ bag[:, :, None])[..., 0]

@@ -6,6 +6,8 @@ from transformers.cache_utils import EncoderDecoderCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .folded_attention import folded_attention
+
 SHARED_ATTENTION = "sdpa_shared"
 
 
@@ -19,9 +21,14 @@ def shared_attention_forward(module, query, key, value, attention_mask, **kwargs
 
     Args:
         query: `(texts * beams, heads, 1, size)`.
-        key, value: `(texts, heads, tokens, size)`.
+        key, value: `(texts, heads, tokens, size)`; or both the states `(texts, tokens, width)` of which T5's `k` and
+            `v` would make them, see [`trained_on_states`].
         attention_mask: `(texts, 1, 1, tokens)` or None.
     """
+    if key.ndim == 3:
+        dropout = kwargs.get("dropout", 0.0)
+        attended = folded_attention(query, key, attention_mask, module.k, module.v, kwargs["scaling"], dropout)
+        return attended.transpose(1, 2), None
     if len(query) == len(key):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     # Beams stand where later tokens would: nothing hides one from another.

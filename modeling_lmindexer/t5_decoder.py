@@ -2,18 +2,20 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.cache_utils import EncoderDecoderCache
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.mt5.modeling_mt5 import MT5DenseActDense, MT5DenseGatedActDense
 from transformers.models.t5.modeling_t5 import T5DenseActDense, T5DenseGatedActDense, T5Stack
 
 from .folded_attention import can_fold, folded_attention
-from .packed_weights import T5_STACKS, has_hooks, linear_map
-from .shared_attention import SHARED_ATTENTION
+from .packed_weights import T5_STACKS, linear_map
+from .plain_maps import has_hooks
+from .shared_attention import SHARED_ATTENTION, can_share
 
 MORE_POSITIONS = 8  # as many as most IDs have: their bias is computed once
 
@@ -34,6 +36,29 @@ def quick_decoder(decoder: nn.Module) -> Callable:
     ):
         return decoder
     return QuickT5Decoder(decoder)
+
+
+def trained_on_states(decoder: nn.Module, states: Tensor) -> EncoderDecoderCache | None:
+    """A cache that spares a T5 that is being trained the keys and values of its cross-attention: in their place it has
+    the encoder's states, which [`shared_attention_forward`] knows how to read.
+
+    Args:
+        decoder: the backbone's.
+        states: `(texts, tokens, width)`.
+
+    Returns:
+        None for what must call `k` and `v` itself (adapters, hooks, other attentions, gradient checkpointing, which
+        takes caches away), for another decoder, and for one that is not trained.
+    """
+    if type(decoder) not in T5_STACKS or not decoder.training or decoder.gradient_checkpointing:
+        return None
+    attentions = [block.layer[1].EncDecAttention for block in decoder.block]
+    if not all(can_fold(attention.k, attention.v, None) for attention in attentions) or not can_share(decoder):
+        return None
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    cache.cross_attention_cache.layers = [SimpleNamespace(keys=states, values=states) for _ in attentions]
+    cache.is_updated = dict.fromkeys(range(len(attentions)), True)
+    return cache
 
 
 class QuickT5Decoder:

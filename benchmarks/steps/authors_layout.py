@@ -17,7 +17,7 @@ from modeling_lmindexer import LMIndexerForSemanticID
 from trainers.documents import IndexingDataset
 from trainers.stages import Stage
 
-from .floor import Floor, Ready, all_positions
+from .floor import Floor, all_positions
 
 
 class AuthorsLayout:
@@ -46,8 +46,9 @@ class AuthorsLayout:
         """What the stage trains."""
         return [*(p for p in self.passes.model.parameters() if p.requires_grad), *self.own.parameters()]
 
-    def collate(self, rows: list[int]) -> tuple[Ready, torch.Tensor]:
-        """Inputs of documents, and the visible tokens of every token's row `(batch, length, length)`."""
+    def collate(self, rows: list[int]) -> tuple[torch.Tensor, ...]:
+        """Token ids and mask `(batch, length)` of documents, the codes of their prefixes `(batch, positions)`, and the
+        visible tokens of every token's row `(batch, length, length)`."""
         ids, masks, matrices = [], [], []
         for row in rows:
             tokens = self.documents.tokens_of(row).tolist()
@@ -65,37 +66,36 @@ class AuthorsLayout:
             ids.append(tokens + [self.pad_token_id] * padding)
             masks.append([1] * len(tokens) + [0] * padding)
             matrices.append(matrix)
-        codes = torch.from_numpy(self.documents.codes[rows])
-        tokens, mask = torch.tensor(ids), torch.tensor(masks)
-        ready = Ready(tokens, mask, mask.bool(), tokens, mask.bool(), self.positions, codes)
-        return ready, torch.tensor(matrices, dtype=torch.bool)
+        codes, matrix = torch.from_numpy(self.documents.codes[rows]), torch.tensor(matrices, dtype=torch.bool)
+        return torch.tensor(ids), torch.tensor(masks), codes, matrix
 
-    def loss(self, ready: Ready, visible: torch.Tensor) -> torch.Tensor:
-        """The losses of the stage."""
+    def loss(
+        self, tokens: torch.Tensor, mask: torch.Tensor, codes: torch.Tensor, visible: torch.Tensor
+    ) -> torch.Tensor:
+        """The losses of the stage, of what `collate` makes."""
         passes = self.passes
         if self.stage.kind == "reconstructor":
-            code = passes.model.reconstructor.start.expand(len(ready.tokens), -1)
-            return self.reconstruct(code, ready, visible)
-        first, second = (passes.hidden(ready) for _ in range(2))
+            code = passes.model.reconstructor.start.expand(len(tokens), -1)
+            return self.reconstruct(code, tokens, mask, visible)
+        first, second = (passes.hidden(tokens, mask, codes) for _ in range(2))
         last = first[:, -1]
         loss = (last @ second[:, -1].T).logsumexp(-1).sum()
-        loss = loss + F.cross_entropy(first[:, 0] @ passes.books[0].T, ready.codes[:, 0])
+        loss = loss + F.cross_entropy(first[:, 0] @ passes.books[0].T, codes[:, 0])
         if self.stage.kind == "discrete":
             last = (last @ passes.books[1].T).softmax(-1) @ passes.books[1]
-        return loss + self.reconstruct(last, ready, visible)
+        return loss + self.reconstruct(last, tokens, mask, visible)
 
-    def reconstruct(self, code: torch.Tensor, ready: Ready, visible: torch.Tensor) -> torch.Tensor:
+    def reconstruct(self, code, tokens, mask, visible) -> torch.Tensor:
         """Cross-entropy of every token over the whole vocabulary, from one code `(batch, hidden)` per document."""
         embedding = self.passes.embedding
-        queries = code[:, None] + ready.positions
-        hints = embedding(ready.tokens)
+        queries, hints = code[:, None] + self.positions, embedding(tokens)
         # A token that sees nothing would have no weights to add up: it sees itself, as a padding does.
         visible = visible | (~visible.any(-1, keepdim=True) & torch.eye(self.length, dtype=torch.bool))
-        mask = ~visible.repeat_interleave(self.attention.num_heads, dim=0)
+        hidden = ~visible.repeat_interleave(self.attention.num_heads, dim=0)
         queries = queries + self.attention(
-            self.norms[0](queries), hints, hints, attn_mask=mask, need_weights=False
+            self.norms[0](queries), hints, hints, attn_mask=hidden, need_weights=False
         )[0]  # fmt: skip
         queries = queries + self.feed_forward(self.norms[1](queries))
         logits = queries @ embedding.weight.T  # (batch, length, vocabulary)
-        targets = ready.tokens.masked_fill(ready.mask == 0, -100)
+        targets = tokens.masked_fill(mask == 0, -100)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())

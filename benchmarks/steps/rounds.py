@@ -3,6 +3,7 @@
 import copy
 import statistics
 import time
+from collections.abc import Callable
 from itertools import islice
 
 import torch
@@ -25,29 +26,30 @@ class Rounds(TrainerCallback):
 
     Args:
         others: functions of the step's number.
+        clock: seconds so far.
     """
 
-    def __init__(self, others: dict):
-        self.others, self.started = others, None
+    def __init__(self, others: dict, clock: Callable[[], float]):
+        self.others, self.clock, self.started = others, clock, None
         self.seconds = {name: [] for name in ["trainer", *others]}
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.seconds["trainer"].append(time.perf_counter() - self.started)
+        self.seconds["trainer"].append(self.clock() - self.started)
         for name, step in self.others.items():
-            started = time.perf_counter()
+            started = self.clock()
             step(state.global_step - 1)
-            self.seconds[name].append(time.perf_counter() - started)
-        self.started = time.perf_counter()
+            self.seconds[name].append(self.clock() - started)
+        self.started = self.clock()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.started = time.perf_counter()
+        self.started = self.clock()
 
     def medians(self) -> dict[str, float]:
         """Seconds a step."""
         return {name: statistics.median(values[_WARM_UPS:]) for name, values in self.seconds.items()}
 
 
-def updating(losses, parameters: list) -> callable:
+def updating(losses, parameters: list) -> Callable[[int], None]:
     """A function of the step's number: the loss, its gradients and the step of AdamW, which the trainer uses too."""
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
 
@@ -66,7 +68,9 @@ def batches_of(trainer: SemanticIDTrainer, steps: int) -> list[dict[str, torch.T
     return list(islice(loader, steps))
 
 
-def measure(setting: Setting, tokenizer, stage: str, rounds: int, authors: bool) -> dict[str, float]:
+def measure(
+    setting: Setting, tokenizer, stage: str, rounds: int, authors: bool, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds a step in a stage: of the trainer, its floor and, if asked for, the authors' layout."""
     steps = rounds + _WARM_UPS
     trainer = setting.trainer(tokenizer, stage, steps)
@@ -85,7 +89,7 @@ def measure(setting: Setting, tokenizer, stage: str, rounds: int, authors: bool)
             return layout.loss(*layout.collate(rows[number]))
 
         others["authors' layout"] = updating(loss, layout.parameters())
-    callback = Rounds(others)
+    callback = Rounds(others, clock)
     trainer.add_callback(callback)
     Trainer.train(trainer)
     return callback.medians()

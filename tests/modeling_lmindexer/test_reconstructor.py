@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny_model
 from torch.nn.functional import cross_entropy
 
-from modeling_lmindexer.reconstructor import sinusoidal_positions, target_places
+from modeling_lmindexer.reconstructor import query_slots, sinusoidal_positions, visible_places
 from trainers.losses import reconstruction_loss
 
 # Two documents; in the first, tokens 1, 3 and 4 are hidden, in the second 0 and 2 (5 tokens, the last one padding).
@@ -180,8 +180,8 @@ def test_log_likelihoods_of_alternatives_are_those_of_each_alone(depth, restrict
 
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("target", ["tokens", "words"])
-def test_without_any_hint_tokens_are_not_read_and_nothing_else_changes(depth, target):
-    """Not reading them is what masking all of them gives, gradients included."""
+def test_a_document_without_hints_learns_the_same_beside_others_without_any_and_with_some(depth, target):
+    """Gradients included, and which parameters have one."""
     results = []
     for hints in (torch.zeros_like(HINTS), torch.tensor([[0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], dtype=torch.bool)):
         module, embedding = reconstructor(depth, target)
@@ -190,8 +190,8 @@ def test_without_any_hint_tokens_are_not_read_and_nothing_else_changes(depth, ta
         first = output.logits[output.documents == 0]
         first.square().sum().backward()
         results.append((first, query.grad, {name: value.grad for name, value in module.named_parameters()}))
-    (skipped, gradient, gradients), (masked, expected, expected_gradients) = results
-    torch.testing.assert_close(skipped, masked)
+    (alone, gradient, gradients), (beside, expected, expected_gradients) = results
+    torch.testing.assert_close(alone, beside)
     torch.testing.assert_close(gradient, expected)
     assert gradient.abs().max() > 1e-3
     for name, value in expected_gradients.items():
@@ -215,12 +215,73 @@ def test_positions_are_those_of_the_paper(width):
             assert found[place, i].item() == pytest.approx(math.cos(angle) if i % 2 else math.sin(angle), abs=1e-6)
 
 
-def test_only_tokens_to_predict_are_asked_for():
-    """As many queries as the document with most of them has, in the order of the text."""
-    places, is_target = target_places(WEIGHTS)
-    assert places[0].tolist() == [1, 3, 4] and is_target[0].all()
-    assert places[1, :2].tolist() == [0, 2] and is_target[1].tolist() == [True, True, False]
-    assert target_places(torch.zeros(2, 5))[1].tolist() == [[False], [False]]
+def test_visible_tokens_stand_together_in_the_order_of_the_text():
+    hints = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 1]], dtype=torch.bool)
+    places, is_visible = visible_places(hints)
+    assert places[0].tolist() == [1, 3, 4] and is_visible[0].all()
+    assert places[1, :2].tolist() == [0, 4] and is_visible[1].tolist() == [True, True, False]
+    assert visible_places(torch.zeros(2, 5, dtype=torch.bool))[1].tolist() == [[False], [False]]
+
+
+def test_documents_have_the_slots_of_the_one_with_most_queries():
+    assert query_slots(torch.tensor([2, 0, 3])).int().tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
+    assert query_slots(torch.tensor([0, 0])).tolist() == [[False], [False]]
+
+
+def read_alone(module, codes, place, embedding, input_ids, hints):
+    """One query of one document, by the formulas: nothing is packed, padded or masked."""
+    positions = sinusoidal_positions(len(input_ids), 16, codes)
+    queries = module.query_norm(codes) + positions[place]  # (positions of the ID, width)
+    visible = hints.nonzero()[:, 0]
+    read = module.hint_norm(embedding[input_ids[visible]]) + positions[visible]
+    for layer in module.layers:
+        query = layer.query(layer.attention_norm(queries))
+        # The heads have their keys, then their values; one more key and value are zero.
+        key_value = torch.cat([layer.key_value(read), torch.zeros(1, 32, dtype=read.dtype)])
+        mixed = []
+        for head in range(layer.num_heads):
+            size = 16 // layer.num_heads
+            key, value = key_value[:, 2 * head * size :][:, : 2 * size].chunk(2, dim=-1)
+            weights = (query[:, head * size :][:, :size] @ key.T * size**-0.5).softmax(-1)
+            mixed.append(weights @ value)
+        queries = queries + layer.output(torch.cat(mixed, dim=-1))
+        queries = queries + layer.feed_forward(layer.feed_forward_norm(queries))
+    return queries.sum(0)
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+def test_losses_and_gradients_are_those_of_every_token_alone(padding):
+    """Of documents with different numbers of visible and of hidden tokens, and with none."""
+    generator = torch.Generator().manual_seed(3)
+    input_ids = torch.randint(1, 100, (5, 7), generator=generator)
+    hints = torch.rand(5, 7, generator=generator) < torch.tensor([[0.6], [0.2], [0.0], [1.0], [0.5]])
+    weights = torch.rand(5, 7, generator=generator).double() * (~hints) * (torch.rand(5, 7, generator=generator) < 0.7)
+    assert hints.sum(-1).unique().numel() >= 3 and (weights > 0).sum(-1).unique().numel() >= 3
+    results = []
+    for is_packed in (True, False):
+        module, embedding = reconstructor(2)
+        module, embedding = module.double(), embedding.double().requires_grad_()
+        for layer in module.layers:
+            layer.num_heads = 4
+        query = torch.randn(5, 3, 16, generator=torch.Generator().manual_seed(4)).double().requires_grad_()
+        if is_packed:
+            padded = (torch.nn.functional.pad(values, (0, padding)) for values in (input_ids, hints, weights))
+            output = module(query, embedding, *padded)
+            losses = cross_entropy(output.logits, output.targets, reduction="none")
+        else:
+            found = [
+                read_alone(module, query[row], place, embedding, input_ids[row], hints[row])
+                for row, place in weights.nonzero().tolist()
+            ]
+            logits = module.token_logits(torch.stack(found), embedding)
+            losses = cross_entropy(logits, input_ids[weights > 0], reduction="none")
+        (losses * weights[weights > 0]).sum().backward()
+        gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
+        results.append({"losses": losses, "codes": query.grad, "embedding": embedding.grad, **gradients})
+    packed, alone = results
+    assert packed.keys() == alone.keys() and alone["codes"].abs().max() > 1e-3
+    for name, value in alone.items():
+        torch.testing.assert_close(packed[name], value, atol=1e-9, rtol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize("target", ["tokens", "words"])
