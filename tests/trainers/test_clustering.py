@@ -230,7 +230,7 @@ def test_moves_among_the_farthest_are_moves_among_all(seed, num_candidates, dire
 def test_no_matrix_of_all_vectors_and_centroids(monkeypatch):
     """20,000 x 1,000 scores would be 80 MB in float32; vectors, centroids and chunks of scores are less than 20."""
     monkeypatch.setattr("trainers.clustering._MOST_COMPARISONS", 0)
-    monkeypatch.setattr("trainers.clustering._SCORES_IN_MEMORY", 2**19)
+    monkeypatch.setattr("trainers.prototypes._SCORES_IN_MEMORY", 2**19)
     points = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32)
     tracemalloc.start()
     kmeans(points, 1_000, similarity="cosine", seed=0, iterations=2)
