@@ -32,17 +32,19 @@ def nearest_centroids(
     # What is taken off all centroids changes no order; smaller numbers have smaller rounding errors.
     middle = centroids.mean(axis=0)
     shifted = centroids - middle
+    longest = _lengths(shifted).max()
     metric = faiss.METRIC_L2 if euclidean else faiss.METRIC_INNER_PRODUCT
     with progress_bar(description=description, total=len(vectors), disable=description is None) as bar:
         for part in chunks(len(vectors), _COPIES * vectors.shape[1]):
             rows = vectors[part] - middle if euclidean else vectors[part]
             best, found = faiss.knn(rows, shifted, min(2, len(centroids)), metric)
-            found, margins = found[:, 0], _margins(rows, shifted, euclidean)
+            found, lengths = found[:, 0], _lengths(rows)
+            margins = _margins(lengths, longest, rows.shape[1], euclidean)
+            # Not `<=`: a score that overflowed compares as false, and is close to every other.
+            close = ~(np.abs(np.diff(best, axis=1)).min(axis=1, initial=np.inf) > margins)
             if not euclidean:
-                zero = ~rows.any(axis=1)
-                found[zero], margins[zero] = 0, -1
-            # Not `<=`: scores that overflowed are not numbers, and close to everything.
-            close = np.flatnonzero(~(np.abs(np.diff(best, axis=1)) > margins[:, None]).all(axis=1))
+                found[lengths == 0], close[lengths == 0] = 0, False
+            close = np.flatnonzero(close)
             for some in chunks(len(close), len(centroids)):
                 some = close[some]
                 pairs = _candidates(rows[some], shifted, margins[some], euclidean)
@@ -58,20 +60,20 @@ def pair_scores(vectors: np.ndarray, centroids: np.ndarray, euclidean: bool) -> 
     return -np.square(vectors - centroids).sum(axis=1) if euclidean else (vectors * centroids).sum(axis=1)
 
 
-def _margins(rows: np.ndarray, centroids: np.ndarray, euclidean: bool) -> np.ndarray:
-    """How far apart two float32 scores of a row `(n, D)` may be, in the wrong order: `(n,)`, infinite on overflow.
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(vectors.astype(np.float64), axis=1)
 
-    A sum of `D` products, in any order, is off by at most `D` half units in the last place of the product of the
-    lengths; the other roundings (of shifted vectors, of squares) by a few more.
+
+def _margins(lengths: np.ndarray, longest: float, dimensions: int, euclidean: bool) -> np.ndarray:
+    """How far apart two float32 scores of a vector may be in the wrong order: `(n,)`; infinite where they overflow.
+
+    A sum of `D` products, added in any order, is off by at most `D` half units in the last place of the product of
+    the two lengths; the other roundings, of what is shifted and of squares, by a few more.
     """
-    lengths, longest = (
-        np.linalg.norm(rows.astype(np.float64), axis=1),
-        np.linalg.norm(centroids.astype(np.float64), axis=1).max(),
-    )
     largest = np.square(lengths + longest) if euclidean else lengths * longest
-    kind = np.finfo(np.float32)
-    error = (rows.shape[1] + 8) * (kind.eps / 2 * largest + kind.tiny)
-    return np.where(largest < kind.max, 2 * error, np.inf)
+    single = np.finfo(np.float32)
+    error = (dimensions + 8) * (single.eps / 2 * largest + single.tiny)
+    return np.where(largest < single.max, 2 * error, np.inf)
 
 
 def _candidates(
