@@ -5,8 +5,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from .nearest import nearest_centroids
+from .progress import progress_bar
+
 _FILLING_ROUNDS = 20
-_SCORES_IN_MEMORY = 2**24
 # Vectors x centroids that Lloyd's compares in every iteration; beyond, in parts: a million vectors and 51,200
 # centroids would take hours on a CPU.
 _MOST_COMPARISONS = 2**28
@@ -120,18 +122,20 @@ def _train_in_parts(
     if len(points) > _SAMPLE_PER_PART * number:
         sample = points[np.random.default_rng(seed).permutation(len(points))[: _SAMPLE_PER_PART * number]]
     coarse = _train(sample, number, spherical, seed, iterations, restarts)
-    labels = _assign(points, coarse, np.ones(len(points)) if spherical else None)[0]
+    labels = nearest_centroids(points, coarse, not spherical)[0]
     counts = np.bincount(labels, minlength=number)
     bounds = np.cumsum(counts)
     # Rounded so that they add up; never more than there are points, for there are no more centroids than points.
     shares = np.diff(bounds * num_clusters // len(points), prepend=0)
     order = np.argsort(labels, kind="stable")
-    parts = [
-        _train(points[order[end - count : end]], int(share), spherical, seed, iterations, restarts)
-        for end, count, share in zip(bounds, counts, shares, strict=True)
-        if share
-    ]
-    return np.concatenate(parts)
+    parts = progress_bar(list(zip(bounds, counts, shares, strict=True)), description="k-means in parts")
+    return np.concatenate(
+        [
+            _train(points[order[end - count : end]], int(share), spherical, seed, iterations, restarts)
+            for end, count, share in parts
+            if share
+        ]
+    )
 
 
 def _train(
@@ -164,23 +168,30 @@ def _fill(vectors: np.ndarray, centroids: np.ndarray, norms: np.ndarray | None) 
     """Assign every vector, moving centroids that no vector prefers to the vectors farthest from theirs.
 
     `norms` `(N,)` are the vectors', for directions; None stands for Euclidean distance. A moved centroid was nobody's,
-    so every round brings vectors closer to their centroid and none farther away.
+    so every move brings vectors closer to their centroid and none farther away: only the moved are compared anew.
     """
+    euclidean = norms is None
+    slow = len(vectors) * len(centroids) > _MOST_COMPARISONS
+    labels, scores = nearest_centroids(vectors, centroids, euclidean, "nearest centroids" if slow else None)
+    empty = _unused(labels, len(centroids))
     for _ in range(_FILLING_ROUNDS):
-        labels, closeness = _assign(vectors, centroids, norms)
-        empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
+        while len(empty):
+            number = _move(centroids, empty, vectors, _closeness(scores, norms), norms)
+            moved, empty = empty[:number], empty[number:]
+            nearest, found = nearest_centroids(vectors, centroids[moved], euclidean)
+            better = (found > scores) | ((found == scores) & (moved[nearest] < labels))
+            labels[better], scores[better] = moved[nearest[better]], found[better]
+        empty = _unused(labels, len(centroids))
         if not len(empty):
             return Clustering(centroids, labels)
-        while len(empty):
-            moved = _move(centroids, empty, vectors, closeness, norms)
-            if moved < len(empty):
-                closeness = np.maximum(closeness, _assign(vectors, centroids[empty[:moved]], norms)[1])
-            empty = empty[moved:]
-    empty = np.setdiff1d(np.arange(len(centroids)), labels)
     raise ValueError(
         f"{len(empty)} of {len(centroids)} codes get no document: the vectors are too close together, "
         "set a smaller codebook"
     )
+
+
+def _unused(labels: np.ndarray, num_clusters: int) -> np.ndarray:
+    return np.flatnonzero(np.bincount(labels, minlength=num_clusters) == 0)
 
 
 def _move(
@@ -198,41 +209,27 @@ def _move(
     if len(vectors) > number:
         rows = np.sort(np.argpartition(closeness, number)[:number])
         limit = closeness[rows].max()
-    candidates, closeness = vectors[rows], closeness[rows]
+    candidates, closeness = vectors[rows].astype(np.float64), closeness[rows]
+    squares, lengths = np.square(candidates).sum(axis=1), None if norms is None else norms[rows]
+    norm = np.linalg.norm(centroids[0].astype(np.float64))
     for moved, cluster in enumerate(empty):
         if moved and closeness.min() >= limit:
             return moved
-        farthest = candidates[[np.argmin(closeness)]]  # (1, D)
-        if norms is not None:
-            farthest = _on_norm(farthest, np.linalg.norm(centroids[0].astype(np.float64)))
-        centroids[cluster] = farthest[0]
-        closeness = np.maximum(closeness, _assign(candidates, farthest, None if norms is None else norms[rows])[1])
+        farthest = vectors[rows[[np.argmin(closeness)]]]  # (1, D)
+        centroids[cluster] = (farthest if norms is None else _on_norm(farthest, norm))[0]
+        centroid = centroids[cluster].astype(np.float64)
+        scores = np.einsum("nd,d->n", candidates, centroid)
+        if norms is None:
+            scores = 2 * scores - squares - centroid @ centroid
+        closeness = np.maximum(closeness, _closeness(scores, lengths))
     return len(empty)
 
 
-def _assign(vectors: np.ndarray, centroids: np.ndarray, norms: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Labels `(N,)`, and how close each vector is to its centroid `(N,)`; in float64, chunk by chunk.
-
-    Closeness is the negative squared distance, or the cosine times the centroids' norm, infinite for zero vectors.
-    """
-    labels = np.empty(len(vectors), dtype=np.int64)
-    closeness = np.full(len(vectors), np.inf)
-    columns = centroids.T.astype(np.float64)
-    squares = np.square(columns).sum(axis=0)
-    step = max(1, _SCORES_IN_MEMORY // max(columns.shape))
-    for begin in range(0, len(vectors), step):
-        part = slice(begin, begin + step)
-        rows = vectors[part].astype(np.float64)
-        scores = rows @ columns  # (chunk, K)
-        if norms is None:
-            scores = 2 * scores - squares
-        labels[part] = scores.argmax(axis=1)
-        best = scores.max(axis=1)
-        if norms is None:
-            closeness[part] = best - np.square(rows).sum(axis=1)
-        else:
-            np.divide(best, norms[part], where=norms[part] > 0, out=closeness[part])
-    return labels, closeness
+def _closeness(scores: np.ndarray, norms: np.ndarray | None) -> np.ndarray:
+    """Negative squared distances `(n,)`, or cosines times the centroids' norm, infinite for zero vectors."""
+    if norms is None:
+        return scores
+    return np.divide(scores, norms, where=norms > 0, out=np.full(len(scores), np.inf))
 
 
 def _on_norm(vectors: np.ndarray, norm: float) -> np.ndarray:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from trainers.clustering import _fill, kmeans
+from trainers.clustering import _fill, _on_norm, kmeans
+from trainers.nearest import pair_scores
 
 SIMILARITIES = ["cosine", "dot", "euclidean"]
 
@@ -142,6 +143,24 @@ def test_many_unwanted_centroids_move_in_one_round():
     assert sorted(labels) == list(range(40))
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_codes_after_moves_are_those_of_all_centroids(seed, directions):
+    """Points on a grid, with many ties, and centroids of which most are nobody's: only the moved are compared anew."""
+    rng = np.random.default_rng(seed)
+    points = np.unique(rng.integers(-4, 5, size=(60, 3)), axis=0).astype(np.float32)
+    points = points[points.any(axis=1)]
+    centroids = np.repeat(rng.choice(points, 3), 6, axis=0)
+    norms = None
+    if directions:
+        norms = np.linalg.norm(points.astype(np.float64), axis=1)
+        centroids = _on_norm(centroids, norms.mean())
+    centroids, labels = _fill(points, centroids, norms)
+    found = [pair_scores(points, centroids[[k]], norms is None) for k in range(len(centroids))]
+    np.testing.assert_array_equal(labels, np.argmax(found, axis=0))
+    assert len(np.unique(labels)) == 18
+
+
 def test_a_centroid_without_direction_gets_one(monkeypatch):
     """Directions that cancel out have the mean zero, which no norm can be given to."""
     points = np.array([[2, 0], [-2, 0], [0, 2], [0, -2]], dtype=np.float32)
@@ -185,8 +204,10 @@ def test_what_cannot_be_clustered_is_an_error(vectors, change, message):
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_many_vectors_are_clustered_in_parts(similarity, monkeypatch):
-    """Every code is used, labels are the most similar centroids, and the clusters are nearly those of all at once."""
+def test_many_vectors_are_clustered_in_parts(similarity, monkeypatch, capfd):
+    """Every code is used, labels are the most similar centroids, and the clusters are nearly those of all at once.
+
+    Progress is shown only of what takes long."""
     points = np.random.default_rng(5).normal(size=(3000, 8)).astype(np.float32)
 
     def closeness(num_clusters=60):
@@ -197,8 +218,11 @@ def test_many_vectors_are_clustered_in_parts(similarity, monkeypatch):
         return found.max(axis=1).mean()
 
     at_once = closeness()
+    assert capfd.readouterr().err == ""
     monkeypatch.setattr("trainers.clustering._MOST_COMPARISONS", 3000 * 60 - 1)
     in_parts = closeness()
+    shown = capfd.readouterr().err
+    assert "k-means in parts" in shown and "nearest centroids" in shown
     assert in_parts != at_once and in_parts == closeness()
     assert in_parts == pytest.approx(at_once, rel=0.05)
 
@@ -230,7 +254,7 @@ def test_moves_among_the_farthest_are_moves_among_all(seed, num_candidates, dire
 def test_no_matrix_of_all_vectors_and_centroids(monkeypatch):
     """20,000 x 1,000 scores would be 80 MB in float32; vectors, centroids and chunks of scores are less than 20."""
     monkeypatch.setattr("trainers.clustering._MOST_COMPARISONS", 0)
-    monkeypatch.setattr("trainers.clustering._SCORES_IN_MEMORY", 2**19)
+    monkeypatch.setattr("trainers.prototypes._SCORES_IN_MEMORY", 2**19)
     points = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32)
     tracemalloc.start()
     kmeans(points, 1_000, similarity="cosine", seed=0, iterations=2)
