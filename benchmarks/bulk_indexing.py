@@ -40,6 +40,7 @@ from modeling_lmindexer.document_ids import IDS_NAME
 from modeling_lmindexer.prefix_file import PREFIX_TREE_NAME
 from trainers.bulk_assignment import BulkAssigner
 from trainers.bulk_indexing import Leftovers, ShardShare, assign_parts, index_corpus
+from trainers.clustering import kmeans
 from trainers.corpus_parts import PARTS_NAME, PartsFolder
 from trainers.report import format_table
 
@@ -90,6 +91,25 @@ def indexer(name: str, encoder: str | None, texts: list[str], max_length: int):
                 parameter.normal_(std=0.02)
     model.drop_reconstructor()
     return model.eval(), tokenizer
+
+
+@torch.inference_mode()
+def start_codebooks(assigner: BulkAssigner, texts: list[str]) -> None:
+    """Gives an untrained model codebooks of k-means on texts, as training starts them, position after position.
+
+    With random ones a fifth of all documents share their codes, and the model's last position has a row for each.
+    """
+    model, tokens = assigner.model, assigner.tokenize(texts)
+    ids = torch.full((len(tokens), 1), model.config.decoder_start_token_id)
+    hidden = np.empty((len(tokens), model.config.hidden_size), dtype=np.float32)
+    for codebook, offset in zip(model.codebooks.learned, model.config.position_offsets, strict=False):
+        for rows, input_ids, mask in assigner.batches(tokens):
+            found = model(input_ids=input_ids, attention_mask=mask, decoder_input_ids=ids[rows])
+            hidden[rows] = found.decoder_last_hidden_state[:, -1].numpy()
+        centroids, labels = kmeans(hidden, len(codebook.weight), similarity=codebook.similarity, seed=offset)
+        codebook.initialize(torch.from_numpy(centroids))
+        codebook.norm *= 0.003  # behind longer codes an untrained decoder would hardly look at the text
+        ids = torch.cat([ids, torch.from_numpy(labels)[:, None] + offset], dim=1)
 
 
 def ready_batches(assigner: BulkAssigner, texts: list[str], size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -158,6 +178,7 @@ def index_once(options) -> None:
         "documents": result.index.documents, "codes s": result.seconds, "index s": whole - result.seconds,
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "tree bytes": sizes[PREFIX_TREE_NAME], "table bytes": sizes[IDS_NAME],
+        "largest group": result.index.largest_group,
     }  # fmt: skip
     print(json.dumps(found))
 
@@ -166,6 +187,8 @@ def scaling(options) -> None:
     """Prints the table of sizes and the slopes, and draws them."""
     texts, rows = real_texts(options.data, "items"), []
     model, tokenizer = indexer("tiny T5", None, texts, options.max_length)
+    drawn = np.random.default_rng(0).choice(texts, size=min(4000, len(texts)), replace=False).tolist()
+    start_codebooks(BulkAssigner(model, tokenizer, options.tokens_per_batch), drawn)
     for size in options.sizes:
         with tempfile.TemporaryDirectory(dir=options.work_dir) as temporary:
             folder = Path(temporary)
