@@ -150,10 +150,10 @@ def measure_throughput(name: str, model, tokenizer, texts: list[str], options) -
 def throughput(options) -> None:
     """Prints the table of throughputs."""
     texts = real_texts(options.data, options.corpus)
-    names = {"MiniLM-L6": options.encoder} if options.encoder else {}
     rows = []
-    for name in names | {"T5-small": None, "tiny T5": None}:
-        model, tokenizer = indexer(name, names.get(name), texts, options.max_length)
+    for name in [*(["encoder"] if options.encoder else []), *options.shapes]:
+        encoder = options.encoder if name == "encoder" else None
+        model, tokenizer = indexer(name, encoder, texts, options.max_length)
         rows.append(measure_throughput(name, model, tokenizer, texts, options))
     header = ["model", "tokens per text", "encoder alone s", "indexing s", "documents/s", "ratio", "least ratio"]
     print(format_table(header, rows))
@@ -256,8 +256,9 @@ def main() -> None:
     for kind, function in zip((own, grown, once), named.values(), strict=True):
         kind.set_defaults(run=function)
         kind.add_argument("--max_length", type=int, default=128)
-        kind.add_argument("--tokens_per_batch", type=int, default=4096)
+        kind.add_argument("--tokens_per_batch", type=int, default=8192)
     own.add_argument("--encoder", help="folder or Hub repository of a sentence encoder")
+    own.add_argument("--shapes", nargs="*", choices=["T5-small", "tiny T5"], default=["T5-small", "tiny T5"])
     own.add_argument("--documents", type=int, default=2000)
     own.add_argument("--parts", type=int, default=8, help="so many, the first of which is tokenised before all else")
     own.add_argument("--corpus", choices=list(CORPORA), default="abstracts")
