@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from modeling_lmindexer.document_ids import IDS_NAME
 from modeling_lmindexer.prefix_file import PREFIX_TREE_NAME
 from trainers.bulk_assignment import BulkAssigner
 from trainers.bulk_indexing import Leftovers, ShardShare, assign_parts, index_corpus
+from trainers.clustering import kmeans
 from trainers.corpus_parts import PARTS_NAME, PartsFolder
 from trainers.report import format_table
 
@@ -92,6 +92,25 @@ def indexer(name: str, encoder: str | None, texts: list[str], max_length: int):
     return model.eval(), tokenizer
 
 
+@torch.inference_mode()
+def start_codebooks(assigner: BulkAssigner, texts: list[str]) -> None:
+    """Gives an untrained model codebooks of k-means on texts, as training starts them, position after position.
+
+    With random ones a fifth of all documents share their codes, and the model's last position has a row for each.
+    """
+    model, tokens = assigner.model, assigner.tokenize(texts)
+    ids = torch.full((len(tokens), 1), model.config.decoder_start_token_id)
+    hidden = np.empty((len(tokens), model.config.hidden_size), dtype=np.float32)
+    for codebook, offset in zip(model.codebooks.learned, model.config.position_offsets, strict=False):
+        for rows, input_ids, mask in assigner.batches(tokens):
+            found = model(input_ids=input_ids, attention_mask=mask, decoder_input_ids=ids[rows])
+            hidden[rows] = found.decoder_last_hidden_state[:, -1].numpy()
+        centroids, labels = kmeans(hidden, len(codebook.weight), similarity=codebook.similarity, seed=offset)
+        codebook.initialize(torch.from_numpy(centroids))
+        codebook.norm *= 0.003  # behind longer codes an untrained decoder would hardly look at the text
+        ids = torch.cat([ids, torch.from_numpy(labels)[:, None] + offset], dim=1)
+
+
 def ready_batches(assigner: BulkAssigner, texts: list[str], size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Token ids and masks of the batches of parts of `size`."""
     parts = [assigner.tokenize(texts[start : start + size]) for start in range(0, len(texts), size)]
@@ -131,10 +150,10 @@ def measure_throughput(name: str, model, tokenizer, texts: list[str], options) -
 def throughput(options) -> None:
     """Prints the table of throughputs."""
     texts = real_texts(options.data, options.corpus)
-    names = {"MiniLM-L6": options.encoder} if options.encoder else {}
     rows = []
-    for name in names | {"T5-small": None, "tiny T5": None}:
-        model, tokenizer = indexer(name, names.get(name), texts, options.max_length)
+    for name in [*(["encoder"] if options.encoder else []), *options.shapes]:
+        encoder = options.encoder if name == "encoder" else None
+        model, tokenizer = indexer(name, encoder, texts, options.max_length)
         rows.append(measure_throughput(name, model, tokenizer, texts, options))
     header = ["model", "tokens per text", "encoder alone s", "indexing s", "documents/s", "ratio", "least ratio"]
     print(format_table(header, rows))
@@ -156,16 +175,25 @@ def index_once(options) -> None:
     sizes = {name: (folder / "out" / name).stat().st_size for name in (PREFIX_TREE_NAME, IDS_NAME)}
     found = {
         "documents": result.index.documents, "codes s": result.seconds, "index s": whole - result.seconds,
-        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak MB": peak_memory() / 1e6,
         "tree bytes": sizes[PREFIX_TREE_NAME], "table bytes": sizes[IDS_NAME],
+        "largest group": result.index.largest_group,
     }  # fmt: skip
     print(json.dumps(found))
+
+
+def peak_memory() -> int:
+    """Most bytes that this process has had resident. (`getrusage` also counts what its parent had when it began.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def scaling(options) -> None:
     """Prints the table of sizes and the slopes, and draws them."""
     texts, rows = real_texts(options.data, "items"), []
     model, tokenizer = indexer("tiny T5", None, texts, options.max_length)
+    drawn = np.random.default_rng(0).choice(texts, size=min(4000, len(texts)), replace=False).tolist()
+    start_codebooks(BulkAssigner(model, tokenizer, options.tokens_per_batch), drawn)
     for size in options.sizes:
         with tempfile.TemporaryDirectory(dir=options.work_dir) as temporary:
             folder = Path(temporary)
@@ -228,8 +256,9 @@ def main() -> None:
     for kind, function in zip((own, grown, once), named.values(), strict=True):
         kind.set_defaults(run=function)
         kind.add_argument("--max_length", type=int, default=128)
-        kind.add_argument("--tokens_per_batch", type=int, default=4096)
+        kind.add_argument("--tokens_per_batch", type=int, default=8192)
     own.add_argument("--encoder", help="folder or Hub repository of a sentence encoder")
+    own.add_argument("--shapes", nargs="*", choices=["T5-small", "tiny T5"], default=["T5-small", "tiny T5"])
     own.add_argument("--documents", type=int, default=2000)
     own.add_argument("--parts", type=int, default=8, help="so many, the first of which is tokenised before all else")
     own.add_argument("--corpus", choices=list(CORPORA), default="abstracts")

@@ -211,8 +211,13 @@ def write_table(
     schema = schema.with_metadata({name: json.dumps(value) for name, value in shape.items()})
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer:
         for table in equal_tables(read_batches(file), _ROW_GROUP):
-            texts = ["".join(f"<{code}>" for code in codes) for codes in table["codes"].to_pylist()]
-            writer.write_table(pa.table([*table.columns, pa.array(texts, pa.string())], schema=schema))
+            texts = pa.chunked_array(map(semantic_ids, table["codes"].chunks), pa.string())
+            writer.write_table(pa.table([*table.columns, texts], schema=schema))
+
+
+def semantic_ids(codes: pa.ListArray) -> pa.StringArray:
+    """The readable form of each list of codes, such as `<12><407><0>`."""
+    return pa.array(["".join(f"<{code}>" for code in own) for own in codes.to_pylist()], pa.string())
 
 
 def equal_tables(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

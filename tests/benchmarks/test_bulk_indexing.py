@@ -5,11 +5,14 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_training import tiny_corpus, tiny_indexer, tiny_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import bulk_indexing
+
+from trainers.bulk_assignment import BulkAssigner
 
 
 def test_slopes():
@@ -30,6 +33,15 @@ def test_one_size(tmp_path, capsys):
     )
     found = json.loads(capsys.readouterr().out)
     assert found["documents"] == 50 and found["tree bytes"] > 0 and found["peak MB"] > 1
+    assert 1 <= found["largest group"] <= 50
+
+
+def test_started_codebooks_tell_documents_apart():
+    assigner = BulkAssigner(tiny_indexer().eval(), tiny_tokenizer())
+    texts = sorted(set(tiny_corpus(20)["text"]))
+    bulk_indexing.start_codebooks(assigner, texts)
+    _, groups = np.unique(assigner.assign(assigner.tokenize(texts)), axis=0, return_counts=True)
+    assert len(groups) > 6 and groups.max() < len(texts) / 4  # codes of the first position alone: 6
 
 
 def test_figure(tmp_path):

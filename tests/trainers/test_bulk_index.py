@@ -1,6 +1,8 @@
 """What concerns all documents, against the index that is built in memory."""
 
+import functools
 import json
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from tiny_training import tiny_indexer, tiny_tokenizer
 
 from modeling_lmindexer import LMIndexerForSemanticID, PrefixTree, SemanticIndex
+from trainers import bulk_index, external_sort, tree_stream
 from trainers.bulk_index import PartRows, UnusableShardsError, build_bulk_index, equal_tables, load_with_room
 from trainers.corpus_parts import Part, PartsFolder, Records, SourceState
 
@@ -79,6 +82,34 @@ def test_equal_to_the_index_in_memory(tmp_path_factory, data, ids, memory, size)
     assert sorted(path.name for path in (root / "work").iterdir()) == [
         *(f"codes.{t}" for t in range(3)), "sorted.arrow", *(f"starts.{t}" for t in range(3)),
     ]  # fmt: skip
+
+
+def peak_memory(work) -> int:
+    """Bytes that Python, numpy and arrow held at most while `work()` ran."""
+    pool = pa.default_memory_pool()
+    own = pa.proxy_memory_pool(pool)
+    pa.set_memory_pool(own)
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1] + own.max_memory()
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(pool)
+
+
+def test_memory_is_that_of_a_small_corpus(tmp_path, monkeypatch):
+    """Nothing has an entry for every document."""
+    for module, name in ((bulk_index, "_ROWS"), (bulk_index, "_ROW_GROUP"), (tree_stream, "_CHUNK")):
+        monkeypatch.setattr(module, name, 64)
+    monkeypatch.setattr(external_sort, "_SAMPLES", 256)
+    model, peaks = tiny_indexer(), {}
+    for size in (100, 2000, 8000):  # the first one loads what is loaded once
+        root = tmp_path / str(size)
+        codes = np.arange(size)[:, None] // [1, 4] % [6, 4]
+        parts = written_parts(root, [([f"item-{place}" for place in range(size)], codes)], 1000)
+        peaks[size] = peak_memory(functools.partial(built, root, parts, model, 30_000))
+    assert peaks[8000] < 1.1 * peaks[2000]
 
 
 @pytest.mark.parametrize("memory", [1, 10**6])
