@@ -41,16 +41,16 @@ class CodeChoice:
 
 @torch.no_grad()
 def balanced_codes(
-    logits: torch.Tensor, smoothness: float = 1.0, across_processes: bool = True, iterations: int = 10
+    logits: torch.Tensor, smoothness: float = 1.0, iterations: int = 10, across_processes: bool = True
 ) -> torch.Tensor:
     """Codes `(batch,)` that all codes of the global batch share about equally, by Sinkhorn's iterations.
 
     Args:
         logits: `(batch, codes)`, equally many rows on every process.
         smoothness: divides the logits; the smaller it is, the more iterations it takes to balance the codes.
+        iterations: of normalising over documents, then over codes.
         across_processes: the batches of all processes count as one, so that the result does not depend on how
             documents are split among them.
-        iterations: of normalising over documents, then over codes.
     """
     rows, first = logits.detach().double() / smoothness, 0
     if across_processes and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

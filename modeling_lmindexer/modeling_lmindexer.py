@@ -261,7 +261,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         if choice.kind == "most_likely":
             return logits.argmax(-1)
         if choice.kind == "balanced":
-            return balanced_codes(logits, choice.smoothness, choice.across_processes)
+            return balanced_codes(logits, choice.smoothness, across_processes=choice.across_processes)
         if not self.reconstructor.bag:
             raise ValueError("code_choice='expectation' weighs bags of words: set reconstruction_target='words'.")
         log_probabilities = logits.log_softmax(-1)

@@ -154,6 +154,8 @@ def small_indexer(vocab_size: int, codes: int, nudge: float, dropout: float) -> 
 def result_of(trainer, folder: Path) -> dict:
     """What a run leaves: the learned codes, the IDs as they are written, the figures by stage."""
     if trainer.args.process_index == 0:
+        if not trainer.args.batch_parts:
+            trainer.index.codebook_fingerprint = None  # of the last bits of the codes, which are rounded otherwise
         trainer.index.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
