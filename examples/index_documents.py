@@ -17,15 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from data.indexing import IndexingArguments, report
-from data.rows import CorpusError
+from data.indexing import EXPECTED, IndexingArguments, report
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from modeling_lmindexer import CorruptedFolderError
-from trainers.bulk_index import UnusableShardsError
 from trainers.bulk_indexing import Leftovers, ShardShare, check_target, index_corpus
-from trainers.run_state import ExistingRunError
 from trainers.stop_signals import StopSignals
 
 
@@ -67,7 +63,7 @@ def main() -> None:
         arguments = HfArgumentParser((BulkArguments, ShardShare, Leftovers)).parse_args_into_dataclasses()
         with StopSignals():
             run(*arguments)
-    except (CorpusError, UnusableShardsError, ExistingRunError, CorruptedFolderError, ValueError, OSError) as error:
+    except EXPECTED as error:
         sys.exit(f"error: {error}")
 
 

@@ -19,27 +19,21 @@ from logging import getLogger
 from pathlib import Path
 
 import numpy as np
-from data.indexing import IndexingArguments, report
-from data.rows import CorpusError
+from data.indexing import EXPECTED, IndexingArguments, report
 from data.shards import ShardFile
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from modeling_lmindexer import CorruptedFolderError
 from trainers.bulk_assignment import BulkAssigner
-from trainers.bulk_index import UnusableShardsError
 from trainers.bulk_indexing import Leftovers, ShardShare, check_target, index_corpus, naming_rows, unfinished
 from trainers.corpus_parts import PartsFolder
 from trainers.progress import progress_bar
-from trainers.run_state import ExistingRunError
 from trainers.stop_signals import StopSignals, leave_on_signal
 
 try:
     import ray
 except ImportError:
     ray = None
-
-EXPECTED = (CorpusError, UnusableShardsError, ExistingRunError, CorruptedFolderError, ValueError, OSError)
 
 
 @dataclass
@@ -132,7 +126,7 @@ def message_of(error: Exception) -> str:
     cause = error
     while cause is not None:
         if isinstance(cause, EXPECTED) and not isinstance(cause, ray.exceptions.RayError):
-            return str(cause).splitlines()[0]
+            return (str(cause) or repr(cause)).splitlines()[0]
         cause = getattr(cause, "cause", None) or cause.__cause__
     return str(error)
 

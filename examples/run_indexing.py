@@ -161,6 +161,11 @@ def adapt_backbone(model_arguments: ModelArguments, training_arguments, texts: l
     if not model_arguments.model_name_or_path:
         raise CorpusError("--adapt adapts a checkpoint: name one with --model_name_or_path.")
     processes = training_arguments.world_size
+    if training_arguments.batch_parts and processes > 1:
+        raise CorpusError(
+            "--adapt does not make the same encoder to the bit on several processes: adapt on one, with "
+            "examples/adapt_encoder.py, and begin from its folder without --adapt."
+        )
     settings = AdaptationArguments(
         output_dir=str(Path(training_arguments.output_dir) / "adapted"), objective=model_arguments.adapt,
         num_train_epochs=model_arguments.adaptation_epochs, max_length=model_arguments.max_source_length,

@@ -10,5 +10,5 @@ def is_plain(module: nn.Module) -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether someone looks at a module's calls, or has put other code in its place, as accelerate does."""
-    own = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return bool(own) or nn.modules.module._has_any_global_hook()
+    own = [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks]
+    return any(own) or "forward" in vars(module) or nn.modules.module._has_any_global_hook()

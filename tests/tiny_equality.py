@@ -17,6 +17,7 @@ from transformers import T5Config, set_seed
 from metrics.ranking_quality.runs import write_run
 from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID
 from trainers import SemanticIDTrainer, SemanticIDTrainingArguments
+from trainers.weights_digest import digest_of_weights
 
 ADDITIONS = {
     "code_choice": ["balanced"], "choice_weight": 0.5, "anchor_weights": [1.0], "anchor_lexical_weight": 0.5,
@@ -98,6 +99,15 @@ def parts_runs(folder: Path, documents: int) -> dict:
         trainer = make_trainer(folder / name, model=tiny_indexer(**model), corpus=words, **settings, **own)
         trainer.train()
         found[name] = result_of(trainer, folder / name / "index")
+    task = retrieval_trainer(
+        folder / "task", model=tiny_indexer(num_reconstructor_layers=0, dropout=0.1), corpus=words,
+        index=tiny_index(words, (6, max(4, len(words) // 24))), validation=tiny_task(words, "validation"),
+        document_epochs=1, document_share=0.1, train_sampling_strategy="group_by_length",
+        load_best_model_at_end=False, **settings,
+    )  # fmt: skip
+    figures, codes = numbers(task.train()), torch.from_numpy(task.index.codes)
+    weights = digest_of_weights(task.unwrap())
+    found["task"] = {"codes": codes, "weights": weights, "files": {}, "figures": figures}
     if documents > 250:
         found["Python, rate 2e-3"] = documentation_run(folder / "python", documents, 2e-3, 0.0, 0.1, batch_parts=4)
     return found
@@ -159,12 +169,9 @@ def result_of(trainer, folder: Path) -> dict:
         trainer.index.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-    weights = hashlib.sha256()
-    for name, weight in sorted(trainer.unwrap().state_dict().items()):
-        weights.update(name.encode() + weight.cpu().numpy().tobytes())
     return {
         "codes": torch.from_numpy(trainer.documents.codes), "ids": torch.from_numpy(trainer.index.codes),
-        "files": digests, "weights": weights.hexdigest(), "figures": numbers(trainer.figures),
+        "files": digests, "weights": digest_of_weights(trainer.unwrap()), "figures": numbers(trainer.figures),
     }  # fmt: skip
 
 

@@ -51,6 +51,8 @@ class BatchParts:
 
     Attributes:
         own: parts of a batch that this process computes, one after the other.
+        turn: which of them is next.
+        waiting: branches that wait for their neighbour: how many parts each has, and their gradients' sum.
 
     Args:
         number: of parts, a power of two.
@@ -104,11 +106,13 @@ class BatchParts:
         for places in _groups(used, parameters):
             own = [gradients[i] if gradients[i] is not None else torch.zeros_like(parameters[i]) for i in places]
             flat = torch.cat([gradient.flatten() for gradient in own])
-            branches = [torch.empty_like(flat) for _ in range(self.processes)]
-            dist.all_gather(branches, flat)
-            while len(branches) > 1:
-                branches = [*map(torch.add, branches[::2], branches[1::2])]
-            pieces = (branches[0] / self.processes).split([gradient.numel() for gradient in own])
+            for some in flat.split(_EXCHANGED):
+                branches = [torch.empty_like(some) for _ in range(self.processes)]
+                dist.all_gather(branches, some)
+                while len(branches) > 1:
+                    branches = [*map(torch.add, branches[::2], branches[1::2])]
+                torch.div(branches[0], self.processes, out=some)
+            pieces = flat.split([gradient.numel() for gradient in own])
             for place, piece in zip(places, pieces, strict=True):
                 # Memory of its own: where a tensor begins changes how its norm is rounded.
                 found[place] = piece.view_as(parameters[place]).clone()
@@ -121,13 +125,15 @@ def _sum(one: torch.Tensor | None, other: torch.Tensor | None) -> torch.Tensor |
 
 
 def _groups(places: list[int], parameters: list[nn.Parameter]) -> Iterator[list[int]]:
-    """Places in a row of parameters of one type that have few enough elements together."""
+    """Places in a row of parameters of one type that have few enough elements together, or one alone."""
     group: list[int] = []
+    total = 0
     for place in places:
-        total = sum(parameters[i].numel() for i in [*group, place])
-        if group and (total > _EXCHANGED or parameters[group[0]].dtype != parameters[place].dtype):
+        size = parameters[place].numel()
+        if group and (total + size > _EXCHANGED or parameters[group[0]].dtype != parameters[place].dtype):
             yield group
-            group = []
+            group, total = [], 0
         group.append(place)
+        total += size
     if group:
         yield group

@@ -49,8 +49,8 @@ def kmeans(
         restarts: independent starts, of which the best is kept.
 
     Raises:
-        ValueError: fewer vectors, or fewer vectors that can be told apart, than clusters; a vector that is not finite;
-            fewer than two clusters; an unknown similarity.
+        ValueError: fewer vectors, or fewer vectors that can be told apart, than clusters; a vector that is not finite,
+            or whose squared distances are not; fewer than two clusters; an unknown similarity.
     """
 
     def train(points: np.ndarray, spherical: bool) -> np.ndarray:
@@ -73,10 +73,12 @@ def cluster(
         raise ValueError(f"similarity is one of cosine, dot and euclidean, not {similarity!r}")
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     _check(vectors, num_clusters)
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     if similarity == "euclidean":
+        if 4 * norms.max() ** 2 > np.finfo(np.float32).max:
+            raise ValueError(f"a vector has the length {norms.max():.0e}, too large for distances: the model diverged")
         _check_distinct(vectors, num_clusters)
         return _fill(vectors, find(vectors, False), None)
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     directions = np.divide(vectors, norms[:, None], where=norms[:, None] > 0, out=np.zeros_like(vectors))
     _check_distinct((direction for direction, norm in zip(directions, norms, strict=True) if norm), num_clusters)
     centroids = find(directions, True)

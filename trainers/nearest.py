@@ -45,7 +45,7 @@ def nearest_centroids(
             if not euclidean:
                 found[lengths == 0], close[lengths == 0] = 0, False
             close = np.flatnonzero(close)
-            for some in chunks(len(close), len(centroids)):
+            for some in chunks(len(close), _COPIES * len(centroids)):
                 some = close[some]
                 pairs = _candidates(rows[some], shifted, margins[some], euclidean)
                 found[some] = _best_of_pairs(vectors[part][some], centroids, *pairs, euclidean)

@@ -94,7 +94,7 @@ class Objective:
         return terms
 
     def contrast(self, views: tuple[torch.Tensor, torch.Tensor], batch: Batch) -> torch.Tensor:
-        """Contrastive loss against the documents of the global batch that share the prefix, `(batch,)`.
+        """Contrastive loss against the documents that are compared and share the prefix, `(batch,)`.
 
         No document is pushed away from a view of itself, or of the document that its own second view is of.
         """
@@ -120,6 +120,6 @@ class Objective:
         )
 
     def is_other(self, batch: Batch) -> torch.Tensor:
-        """Which documents of all processes are others than a row's, fillers not counted: `(batch, candidates)`."""
+        """Which of the documents that are compared are others than a row's, without fillers: `(batch, candidates)`."""
         documents, counts = self.compared((batch.documents, batch.counts))
         return (batch.documents[:, None] != documents) & (counts > 0)

@@ -324,7 +324,8 @@ class SemanticIDTrainer(StagedTrainer):
         collator, sampler = self.collator(), self.batch_sampler()
         sampler.set_epoch(EVALUATION_EPOCH)
         parts, processes = self.args.num_parts, self.args.world_size
-        batches = max(1, num_documents // (self.args.per_device_train_batch_size * parts))
+        wanted = num_documents // (self.args.per_device_train_batch_size * parts)
+        batches = min(max(1, wanted), len(sampler) // parts)
         own = iter(list(islice(sampler, batches * parts))[self.args.process_index :: processes])
         self.loss_sums.clear()
         total = []

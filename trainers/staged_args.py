@@ -64,11 +64,11 @@ class StagedTrainingArguments(TrainingArguments):
                 f"batch_parts is {parts} on {processes} processes: both must be powers of two, and there must be a "
                 "part for every process."
             )
-        if self.global_batch_size is None or self.gradient_accumulation_steps > 1 or self.fp16:
+        if self.global_batch_size is None or self.gradient_accumulation_steps > 1 or self.fp16 or self.torch_compile:
             raise ValueError(
                 f"batch_parts goes with global_batch_size, which is {self.global_batch_size}, with "
                 f"gradient_accumulation_steps 1, not {self.gradient_accumulation_steps} (more parts save as much "
-                "memory), and with bf16, not fp16."
+                "memory), with bf16, not fp16, and without torch_compile."
             )
 
     @property

@@ -3,12 +3,19 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from modeling_lmindexer import CorruptedFolderError
 from trainers.bulk_assignment import BulkAssigner
+from trainers.bulk_index import UnusableShardsError
 from trainers.bulk_indexing import BulkResult
 from trainers.corpus_parts import PARTS_NAME, PartsFolder
+from trainers.run_state import ExistingRunError
 from trainers.weights_digest import digest_of_weights
 
+from .rows import CorpusError
 from .shards import ShardFile, find_shards
+
+# What a user can mend: said in a line.
+EXPECTED = (CorpusError, UnusableShardsError, ExistingRunError, CorruptedFolderError, ValueError, OSError)
 
 
 @dataclass

@@ -61,7 +61,7 @@ def test_training_projects_no_state_and_gives_the_gradients_of_one_that_does(kin
     called, results = [], {}
     forward = nn.Linear.forward
     monkeypatch.setattr(nn.Linear, "forward", lambda self, states: called.append(self) or forward(self, states))
-    for way in ("folded", "hooked", "checkpointed"):
+    for way in ("folded", "hooked", "watched", "checkpointed"):
         model = tiny_model(kind).double().train()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
@@ -77,6 +77,9 @@ def test_training_projects_no_state_and_gives_the_gradients_of_one_that_does(kin
         if way == "hooked":
             for module in maps:
                 module.register_forward_hook(lambda *_: None)
+        elif way == "watched":
+            for module in maps:
+                module.register_full_backward_hook(lambda *_: None)
         elif way == "checkpointed":
             model.gradient_checkpointing_enable()
         called.clear()

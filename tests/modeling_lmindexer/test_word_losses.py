@@ -1,6 +1,8 @@
 """The losses of words in chunks are those of all at once, in values and gradients, and hold fewer scores in memory."""
 
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,10 +99,14 @@ def test_liger_takes_many_predictions_of_single_words_on_a_gpu(monkeypatch, at_o
     assert len(calls) == used
 
 
-def test_a_liger_with_wrong_gradients_is_left_alone(monkeypatch):
+@pytest.mark.parametrize("version, used", [("0.8.1", False), ("0.8.2", True), ("0.10.0", True)])
+def test_a_liger_with_wrong_gradients_is_left_alone(monkeypatch, version, used):
     liger_losses.cache_clear()
-    monkeypatch.setattr(module.importlib.metadata, "version", lambda name: "0.8.1")
-    assert liger_losses() is None
+    stand_in = SimpleNamespace(LigerFusedLinearCrossEntropyLoss=lambda reduction: reduction)
+    monkeypatch.setitem(sys.modules, "liger_kernel", SimpleNamespace(transformers=stand_in))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", stand_in)
+    monkeypatch.setattr(module.importlib.metadata, "version", lambda name: version)
+    assert liger_losses() == ("none" if used else None)
     liger_losses.cache_clear()
 
 

@@ -126,6 +126,7 @@ def test_a_run_is_told_apart_by_its_parts_and_not_by_who_computed_them(tmp_path,
         ({"batch_parts": 32}, "global_batch_size is 16 on batch_parts 32"),
         ({"batch_parts": 4, "global_batch_size": None}, "goes with global_batch_size, which is None"),
         ({"batch_parts": 4, "gradient_accumulation_steps": 2}, "gradient_accumulation_steps 1, not 2"),
+        ({"batch_parts": 4, "torch_compile": True}, "without torch_compile"),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path, settings, message):

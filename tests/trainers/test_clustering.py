@@ -261,3 +261,11 @@ def test_no_matrix_of_all_vectors_and_centroids(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6
+
+
+def test_distances_that_no_float32_holds_are_refused():
+    """faiss ends the process at them."""
+    vectors = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32) * np.float32(1e25)
+    with pytest.raises(ValueError, match="too large for distances: the model diverged"):
+        kmeans(vectors, 3, similarity="euclidean", seed=0)
+    assert np.isfinite(kmeans(vectors, 3, similarity="cosine", seed=0).centroids).all()

@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_trainer, tiny_arguments, tiny_corpus, tiny_indexer, tiny_tokenizer
+from tiny_training import at_second_position, make_trainer, tiny_arguments, tiny_corpus, tiny_indexer, tiny_tokenizer
 
 from trainers import SemanticIDTrainer
+from trainers.documents import EVALUATION_EPOCH
 
 # Every option takes part in one of them: backbone, similarity, views, target, number of positions, additions.
 RUNS = {
@@ -277,6 +278,23 @@ def test_training_lowers_the_reconstruction_loss(run):
     for name in ("0-reconstructor", "1-continuous"):
         figures = run.figures[name]
         assert figures["reconstruction_end"] < figures["reconstruction_start"]
+
+
+@pytest.mark.parametrize("parts", [None, 4])
+def test_measured_losses_are_means_over_documents(tmp_path, parts):
+    """All 60 documents are seen once, in 5 batches, of about 40 that there would be room for."""
+    settings = {"global_batch_size": 12, "batch_parts": parts, "contrastive_weights": [0.0]}
+    trainer = at_second_position(tmp_path, **settings)
+    measured = trainer.measure_losses("start")
+    collator, sampler = trainer.collator(), trainer.batch_sampler()
+    sampler.set_epoch(EVALUATION_EPOCH)
+    keys = [key for keys in sampler for key in keys]
+    assert len(keys) == 60
+    alone = [
+        trainer.compute_loss(trainer.model, trainer._prepare_inputs(collator([trainer.documents[key]]))).item()
+        for key in keys
+    ]
+    assert measured["loss_start"] == pytest.approx(sum(alone) / 60, rel=1e-4)
 
 
 def test_padding_changes_no_code(run):
