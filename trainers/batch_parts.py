@@ -64,6 +64,11 @@ class BatchParts:
         self.turn = 0
         self.waiting: list[tuple[int, list[torch.Tensor | None]]] = []
 
+    def begin(self) -> None:
+        """Forgets what a training left that ended inside a batch."""
+        self.turn = 0
+        self.waiting.clear()
+
     @contextmanager
     def part(self, parameters: Iterable[nn.Parameter], *seeds: int) -> Iterator[None]:
         """Around a part's forward and backward pass, without DDP's own reduction: draws of torch depend on the part

@@ -204,6 +204,8 @@ class StagedTrainer(Trainer):
         self.args.output_dir = str(self.state_of_run.folder(name))
         self.args.num_train_epochs, self.args.learning_rate = epochs, learning_rate
         self.stage_seed = seed
+        if self.parts:
+            self.parts.begin()
         set_seed(seed)
 
     def in_order(self, sampler: PrefixBatchSampler) -> PrefixBatchSampler | PartOrder:

@@ -3,7 +3,8 @@
 From LMIndexer (Jin et al., ICML 2024) and RetroMAE (Xiao et al., EMNLP 2022), whose collator it took over: every
 document is read twice by encoder and decoder, as two dropout views; every token to predict has a random set of visible
 tokens of its own, a row of an `L x L` mask that the collator builds in Python lists; the loss is over every token and
-the whole vocabulary; texts are padded to the full length. It is a re-creation from that description, on the modules
+the whole vocabulary; texts are padded to the full length; the decoder makes keys and values of every state, where ours
+on an encoder moves these maps to its few queries. It is a re-creation from that description, on the modules
 and kernels of today's libraries and as fast as they make it, and not the authors' program.
 """
 
@@ -36,6 +37,9 @@ class AuthorsLayout:
     ):
         self.documents, self.length, self.pad_token_id = documents, length, pad_token_id
         self.passes, self.stage = Floor(model, stage, "dropout"), stage
+        for name, module in model.named_modules():
+            if name.endswith(("cross_attention.key", "cross_attention.value")):
+                module.register_forward_hook(lambda *_: None)  # with a hook, our decoder calls them, too
         width, self.positions = model.config.hidden_size, all_positions(length, model)
         self.attention = nn.MultiheadAttention(width, max(1, width // 64), batch_first=True)
         self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))

@@ -60,6 +60,22 @@ def test_gradients_are_added_up_in_one_order():
     assert not torch.equal(in_a_row, alone)  # the order matters here
 
 
+def test_a_batch_that_ended_in_an_error_is_forgotten():
+    parts, parameter = BatchParts(4), nn.Parameter(torch.zeros(3))
+
+    def step(*gradients):
+        for gradient in gradients:
+            with parts.part([parameter], 5):
+                parameter.grad = torch.full((3,), gradient)
+
+    step(7.0, 7.0)
+    with pytest.raises(RuntimeError), parts.part([parameter], 5):
+        raise RuntimeError
+    parts.begin()
+    step(1.0, 2.0, 3.0, 4.0)
+    assert parameter.grad.tolist() == [10, 10, 10]
+
+
 def test_a_parameter_that_some_parts_do_not_use():
     one, other = torch.ones(3), torch.full((3,), 2.0)
     assert sums_of([one, None, None, other], 1).tolist() == [3, 3, 3]
