@@ -99,11 +99,12 @@ def parts_runs(folder: Path, documents: int) -> dict:
         trainer = make_trainer(folder / name, model=tiny_indexer(**model), corpus=words, **settings, **own)
         trainer.train()
         found[name] = result_of(trainer, folder / name / "index")
+    sizes = (6, max(4, len(words) // 24))
     task = retrieval_trainer(
-        folder / "task", model=tiny_indexer(num_reconstructor_layers=0, dropout=0.1), corpus=words,
-        index=tiny_index(words, (6, max(4, len(words) // 24))), validation=tiny_task(words, "validation"),
-        document_epochs=1, document_share=0.1, train_sampling_strategy="group_by_length",
-        load_best_model_at_end=False, **settings,
+        folder / "task", corpus=words, index=tiny_index(words, sizes),
+        model=tiny_indexer(num_reconstructor_layers=0, dropout=0.1, codebook_sizes=[*sizes]),
+        validation=tiny_task(words, "validation"), document_epochs=1, document_share=0.1,
+        train_sampling_strategy="group_by_length", load_best_model_at_end=False, **settings,
     )  # fmt: skip
     figures, codes = numbers(task.train()), torch.from_numpy(task.index.codes)
     weights = digest_of_weights(task.unwrap())
