@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -265,7 +264,6 @@ def reading_again(read: Reader) -> Reader:
         except FileNotFoundError as error:
             if error.errno is None:  # it was not there, and has not gone since
                 raise
-        time.sleep(0.1)  # until all files are there
         return read(*args, **kwargs)
 
     return read_at_most_twice
