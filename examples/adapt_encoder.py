@@ -27,6 +27,7 @@ from trainers.clustering import kmeans
 from trainers.documents import IndexingDataset
 from trainers.embeddings import embed_texts
 from trainers.encoder_folder import save_encoder
+from trainers.leave_together import leave_together
 from trainers.lexical_start import start_lexically
 from trainers.report import format_table
 
@@ -132,6 +133,7 @@ def main() -> None:
             corpus = load_corpus(corpus_arguments)
         say(f"{len(corpus):,} documents", flush=True)
         adapt(corpus, arguments, training, say)
+        leave_together()
     except (CorpusError, ExistingRunError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -28,6 +28,7 @@ from transformers.utils import is_torch_bf16_gpu_available, logging
 
 from modeling_lmindexer import LMIndexerConfig
 from trainers.folder_lock import FolderLock
+from trainers.leave_together import leave_together
 from trainers.query_generation import QueryGenerator, QuerySampling, Share, distinct, generate_in_parts, has_words
 from trainers.retrieval_data import TokenizedTexts
 from trainers.run_state import RunState
@@ -185,6 +186,7 @@ def main() -> None:
         process = PartialState(cpu=arguments.use_cpu, timeout=_PATIENCE)
         with FolderLock(arguments.output_dir) if process.is_main_process else nullcontext(), StopSignals():
             run(arguments, *others, process)
+        leave_together()
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

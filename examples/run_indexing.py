@@ -30,6 +30,7 @@ from trainers.adaptation import adapt_checkpoint
 from trainers.adaptation_args import AdaptationArguments
 from trainers.folder_lock import FolderLock
 from trainers.learning_rate_search import search_learning_rate
+from trainers.leave_together import leave_together
 from trainers.model_card import CardContent
 from trainers.model_folder import save_model_folder
 from trainers.presets import preset
@@ -215,6 +216,7 @@ def main() -> None:
                 corpus = load_corpus(corpus_arguments)
             tokenizer = load_tokenizer(model_arguments, corpus)
             train_and_report(corpus_arguments, model_arguments, training_arguments, tokenizer, corpus, say)
+        leave_together()
     except (CorpusError, UnusableCorpusError, ExistingRunError, CorruptedFolderError, OSError) as error:
         sys.exit(f"error: {error}")
     except StrictDataclassError as error:

@@ -32,6 +32,7 @@ from trainers import SemanticRetrievalTrainer, SemanticRetrievalTrainingArgument
 from trainers.adapters import with_adapter
 from trainers.folder_lock import FolderLock
 from trainers.id_tokens import PREFIXES, add_id_tokens
+from trainers.leave_together import leave_together
 from trainers.model_folder import whole_folder
 from trainers.prefix_codes import code_per_prefix, tie_codes, untie_codes
 from trainers.report import format_table
@@ -279,6 +280,7 @@ def main() -> None:
         logging.set_verbosity_error() if training.process_index else logging.set_verbosity_warning()
         with nullcontext() if training.process_index else FolderLock(training.output_dir):
             run(task, start, training)
+        leave_together()
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
 
