@@ -1,0 +1,223 @@
+"""The cards of what is published: the model's under its new name, and that of the IDs as a data set."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import DatasetCardData, ModelCard, ModelCardData, constants
+
+from modeling_lmindexer.document_ids import IDS_NAME
+from modeling_lmindexer.document_table import DOCUMENTS_NAME
+from modeling_lmindexer.index_table import IndexTable
+
+from .evaluation_results import evaluation_results
+from .model_card import LICENCE, TAGS, USE, fill, plain
+
+TEXT_BLOCKS = re.compile(r"(?:## Examples\n+|For example\n+)```text\n.*?\n```\n+", re.DOTALL)
+CODE_NAME = re.compile(r"^folder = (\".*\")$", re.MULTILINE)
+
+PLAIN_TEMPLATE = (
+    """---
+{{ card_data }}
+---
+
+# {{ name | plain }}
+
+Semantic IDs of {{ documents }} documents{% if has_model %}, and the model that reads and writes them{% endif %}, as in
+[Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815).
+
+{% if has_model %}"""
+    + USE
+    + """{% else %}## Use
+
+```python
+from modeling_lmindexer import PrefixTreeLogitsProcessor, SemanticIndex
+
+folder = {{ name | tojson }}
+index = SemanticIndex.from_pretrained(folder)
+trie = PrefixTreeLogitsProcessor.from_pretrained(folder)
+print(index.semantic_ids[:3])
+```
+{% endif %}
+## Licence
+
+{{ licence | plain }}
+"""
+)
+
+IDS_TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name | plain }}
+
+Semantic IDs of {{ documents }} documents{% if model %}, given by [{{ model }}]({{ hub }}/{{ model }}){% endif %}: codes from
+coarse to fine, learned as in [Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815). Documents that share
+their first codes are about something similar.
+
+## Load
+
+```python
+from datasets import load_dataset
+
+ids = load_dataset({{ name | tojson }}, split="train")
+print(ids[0])
+{%- if has_texts %}
+documents = load_dataset({{ name | tojson }}, "documents", split="train")
+{%- endif %}
+```
+
+`semantic_ids` holds one row per document:
+
+| column | type | content |
+|---|---|---|
+| `id` | {{ id_type }} | the document |
+| `codes` | list of int64 | {{ positions }} codes, from 0; as many per position as there are: {{ sizes }} |
+| `semantic_id` | string | the same as text, such as `{{ example }}` |
+{% if counter %}
+The last code is not learned: it tells apart the documents that share the others.
+{% endif %}
+{%- if has_texts %}
+`documents` holds `id`, `text` and `category`, a list of labels from general to specific.
+{% endif %}
+{%- if figures %}
+## Figures
+
+{% for figure in figures %}- {{ figure.metric_name or figure.metric_type }}: {{ figure.metric_value }}
+{% endfor %}{% endif %}
+## Licence
+
+{{ licence | plain }}
+"""
+
+
+@dataclass
+class Links:
+    """Where the parts of a publication are.
+
+    Attributes:
+        model: the repository of the model folder, whether or not it has a model.
+        ids: the data set, if it is published.
+        page: the Space, if it is published.
+    """
+
+    model: str
+    ids: str | None = None
+    page: str | None = None
+
+    def section(self) -> str:
+        """What the model's card says of the others."""
+        lines = []
+        if self.ids:
+            lines.append(f"- The IDs as a data set: [{self.ids}]({constants.ENDPOINT}/datasets/{self.ids})")
+        if self.page:
+            lines.append(f"- A page to search with: [{self.page}]({constants.ENDPOINT}/spaces/{self.page})")
+        return "\n".join(["## On the Hub", "", *lines, "", ""]) if lines else ""
+
+
+@dataclass
+class FolderCard:
+    """What the cards are made of.
+
+    Attributes:
+        text: the folder's own card, if it has one.
+        metrics: content of `metrics.json`.
+        table: the index.
+        has_model: whether there are weights.
+        with_texts: whether texts of documents may be shown.
+        licence: of the result; default the card's own.
+    """
+
+    text: str | None
+    metrics: dict
+    table: IndexTable
+    has_model: bool = True
+    has_texts: bool = False
+    with_texts: bool = True
+    licence: str | None = None
+    data: ModelCardData = field(init=False)
+
+    def __post_init__(self):
+        self.data = ModelCard(self.text).data if self.text else ModelCardData(library_name="transformers", tags=TAGS)
+        self.licence = self.licence or self.data.license
+        self.data.license = self.licence
+        name = (self.data.datasets or ["the indexed documents"])[0]
+        self.data.eval_results = self.data.eval_results or evaluation_results(self.metrics, name)
+
+    def model_card(self, links: Links) -> str:
+        """The card of the folder under its new name, with evaluation results and the way to the other parts."""
+        if self.data.eval_results:
+            self.data.model_name = links.model
+        if self.text is None:
+            text = fill(
+                PLAIN_TEMPLATE, self.data, name=links.model, documents=f"{len(self.table.document_ids):,}",
+                beams=min(20, len(self.table.document_ids)), has_model=self.has_model,
+                query_code='query = tokenizer("what to look for", return_tensors="pt")',
+                licence=self.licence or LICENCE,
+            )  # fmt: skip
+        else:
+            text = f"---\n{self.data.to_yaml()}\n---\n{renamed(ModelCard(self.text).text, links.model)}"
+        if not self.with_texts:
+            text = TEXT_BLOCKS.sub("", text)
+        before, licence, after = text.rpartition("## Licence\n")
+        section = links.section()
+        return f"{before}{section}{licence}{after}" if licence else f"{text.rstrip()}\n\n{section}".rstrip() + "\n"
+
+    def ids_card(self, links: Links) -> str:
+        """The card of the IDs as a data set."""
+        table, configs = self.table, [config("semantic_ids", IDS_NAME, default=True)]
+        id_type = "string" if isinstance(table.document_ids[0], str) else "int64"
+        features = [
+            {"name": "id", "dtype": id_type}, {"name": "codes", "list": "int64"},
+            {"name": "semantic_id", "dtype": "string"},
+        ]  # fmt: skip
+        if self.has_texts:
+            configs.append(config("documents", DOCUMENTS_NAME))
+        data = DatasetCardData(
+            license=self.licence, tags=TAGS, pretty_name=f"Semantic IDs of {links.model}", configs=configs,
+            size_categories=size_category(len(table.document_ids)), dataset_info={
+                "config_name": "semantic_ids", "features": features,
+                "splits": [{"name": "train", "num_examples": len(table.document_ids)}],
+            },
+        )  # fmt: skip
+        codes = table.codes[0].tolist()
+        return fill(
+            IDS_TEMPLATE, data, name=links.ids, model=links.model, hub=constants.ENDPOINT, id_type=id_type,
+            documents=f"{len(table.document_ids):,}", positions=len(codes), sizes=", ".join(map(str, table.position_sizes)),
+            example="".join(f"<{code}>" for code in codes), counter=table.has_disambiguation,
+            has_texts=self.has_texts, figures=self.data.eval_results if "codes" in self.metrics else None,
+            licence=self.licence or LICENCE,
+        )  # fmt: skip
+
+
+def renamed(text: str, name: str) -> str:
+    """A card with the name of a repository in the place of the folder's, in its code and its heading."""
+    found = CODE_NAME.search(text)
+    if found is None:
+        return text
+    old = json.loads(found[1])
+    text = text.replace(found[0], f"folder = {json.dumps(name)}", 1)
+    return re.sub(rf"^# {re.escape(plain(old))}$", lambda _: f"# {name}", text, count=1, flags=re.MULTILINE)
+
+
+def config(name: str, file: str, default: bool = False) -> dict:
+    """A table of a data set, as its card names it."""
+    found = {"config_name": name, "data_files": [{"split": "train", "path": file}]}
+    return found | {"default": True} if default else found
+
+
+def size_category(rows: int) -> str:
+    """The Hub's name for so many rows."""
+    bounds = [(10**3, "1K"), (10**4, "10K"), (10**5, "100K"), (10**6, "1M"), (10**7, "10M"), (10**8, "100M"), (10**9, "1B")]
+    below = "n<1K"
+    for (low, low_name), (_, high_name) in zip(bounds, [*bounds[1:], (0, "10B")], strict=True):
+        if rows >= low:
+            below = f"{low_name}<n<{high_name}"
+    return below
+
+
+def read_card(folder: Path) -> str | None:
+    """The folder's own card."""
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else None
