@@ -1,4 +1,4 @@
-"""The page of a metric's Space: inputs go in as JSON, figures come out. Beside it lie the module and `example.json`."""
+"""The page of a metric's Space: inputs go in as JSON, figures come out. Module and `example.json` lie beside it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a Hub repository is to hold: written to a folder, or sent so that a stopped upload goes on and shows at once."""
+"""What a Hub repository is to hold: written to a folder, or sent in one commit, which a stopped upload goes on to."""
 
 import contextlib
 import os
@@ -160,7 +160,7 @@ def refusal(error: Exception, repo_id: str, api: HfApi) -> str:
         return f"The Hub at {api.endpoint} cannot be reached: {first_line(error)}. {GOES_ON}"
     status = error.response.status_code
     if status == 401:
-        found = "does not know the token that it was given" if api.token or get_token() else "does not know who you are"
+        found = "does not know your token" if api.token or get_token() else "does not know who you are"
         return (
             f"The Hub {found}: run `hf auth login`, or set HF_TOKEN to a token that may write "
             f"({api.endpoint}/settings/tokens)."
@@ -173,8 +173,8 @@ def refusal(error: Exception, repo_id: str, api: HfApi) -> str:
     if status == 429:
         wait = error.response.headers.get("Retry-After")
         return (
-            f"The Hub takes no more requests from you for now: start again {f'in {wait} seconds' if wait else 'later'}. "
-            f"{GOES_ON}"
+            "The Hub takes no more requests from you for now: start again "
+            f"{f'in {wait} seconds' if wait else 'later'}. {GOES_ON}"
         )
     if isinstance(error, RepositoryNotFoundError):
         return (
@@ -189,4 +189,3 @@ def first_line(error: Exception) -> str:
     """Of a message, without its full stop; the kind of error where there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
-

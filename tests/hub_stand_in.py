@@ -29,8 +29,8 @@ class Hub:
         sent: how often each of them was sent whole.
         branches: repository and branch of what was committed elsewhere than on main.
         variables: by Space.
-        trouble: is asked about every request, by method and path, what to answer in the Hub's place: a status, a status
-            and headers, `BROKEN` to read half of what comes and hang up, or nothing.
+        trouble: is asked about every request, by method and path, what to answer in the Hub's place: a status, a
+            status and headers, `BROKEN` to read half of what comes and hang up, or nothing.
     """
 
     def __init__(self, trouble: Callable | None = None):

@@ -5,14 +5,19 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet
 from huggingface_hub import DatasetCardData, ModelCard, ModelCardData, constants
 
 from modeling_lmindexer.document_ids import IDS_NAME
 from modeling_lmindexer.document_table import DOCUMENTS_NAME
-from modeling_lmindexer.index_table import IndexTable
+from modeling_lmindexer.folder import reading_content
+from modeling_lmindexer.index_rules import id_texts
+from modeling_lmindexer.index_table import checked_metadata
 
 from .evaluation_results import evaluation_results
 from .model_card import LICENCE, TAGS, USE, fill, plain
+from .model_folder import METRICS_NAME
 
 TEXT_BLOCKS = re.compile(r"(?:## Examples\n+|For example\n+)```text\n.*?\n```\n+", re.DOTALL)
 CODE_NAME = re.compile(r"^folder = (\".*\")$", re.MULTILINE)
@@ -52,9 +57,8 @@ IDS_TEMPLATE = """---
 
 # {{ name | plain }}
 
-Semantic IDs of {{ documents }} documents{% if model %}, given by [{{ model }}]({{ hub }}/{{ model }}){% endif %}: codes from
-coarse to fine, learned as in [Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815). Documents that share
-their first codes are about something similar.
+Semantic IDs of {{ documents }} documents, those of [{{ model }}]({{ hub }}/{{ model }}): codes from coarse to fine,
+as in [Language Models as Semantic Indexers](https://arxiv.org/abs/2310.07815).
 
 ## Load
 
@@ -73,7 +77,7 @@ documents = load_dataset({{ name | tojson }}, "documents", split="train")
 | column | type | content |
 |---|---|---|
 | `id` | {{ id_type }} | the document |
-| `codes` | list of int64 | {{ positions }} codes, from 0; as many per position as there are: {{ sizes }} |
+| `codes` | list of int64 | {{ positions }} codes, each from 0 and below {{ sizes }} |
 | `semantic_id` | string | the same as text, such as `{{ example }}` |
 {% if counter %}
 The last code is not learned: it tells apart the documents that share the others.
@@ -117,33 +121,86 @@ class Links:
 
 
 @dataclass
+class IndexShape:
+    """What a card says of an index without reading all of it.
+
+    Attributes:
+        documents: how many.
+        id_type: of a document's id.
+        position_sizes: as of [`SemanticIndex`].
+        has_counter: whether the last position tells documents apart.
+        first: codes of the first document.
+    """
+
+    documents: int
+    id_type: str
+    position_sizes: list[int]
+    has_counter: bool
+    first: list[int]
+
+    @classmethod
+    def of(cls, path: Path) -> "IndexShape":
+        """That of `semantic_ids.parquet`.
+
+        Raises:
+            CorruptedFolderError: a file that cannot be read or holds no IDs.
+        """
+        with (
+            reading_content(path, "Download or write the folder again."),
+            pyarrow.parquet.ParquetFile(path) as file,
+        ):
+            metadata = checked_metadata(file.schema_arrow.metadata or {})
+            row = next(file.iter_batches(1, columns=["id", "codes"])).to_pylist()[0]
+            kind = "string" if isinstance(row["id"], str) else "int64"
+            counter = metadata.get("has_disambiguation", True)
+            return cls(file.metadata.num_rows, kind, metadata["position_sizes"], counter, row["codes"])
+
+
+@dataclass
 class FolderCard:
     """What the cards are made of.
 
     Attributes:
         text: the folder's own card, if it has one.
         metrics: content of `metrics.json`.
-        table: the index.
+        shape: of the index.
         has_model: whether there are weights.
-        with_texts: whether texts of documents may be shown.
+        has_texts: whether texts of documents are published.
+        without_texts: whether examples of them leave the card, too.
         licence: of the result; default the card's own.
     """
 
     text: str | None
     metrics: dict
-    table: IndexTable
+    shape: IndexShape
     has_model: bool = True
     has_texts: bool = False
-    with_texts: bool = True
+    without_texts: bool = False
     licence: str | None = None
     data: ModelCardData = field(init=False)
 
     def __post_init__(self):
         self.data = ModelCard(self.text).data if self.text else ModelCardData(library_name="transformers", tags=TAGS)
-        self.licence = self.licence or self.data.license
-        self.data.license = self.licence
+        self.licence = self.data.license = self.licence or self.data.license
         name = (self.data.datasets or ["the indexed documents"])[0]
         self.data.eval_results = self.data.eval_results or evaluation_results(self.metrics, name)
+
+    @classmethod
+    def of(cls, folder: Path, **settings) -> "FolderCard":
+        """That of a model folder.
+
+        Raises:
+            CorruptedFolderError: a card, `metrics.json` or an index that cannot be read.
+        """
+        card, metrics = folder / "README.md", folder / METRICS_NAME
+        values = {"text": None, "metrics": {}, "has_model": (folder / "config.json").exists()}
+        if card.exists():
+            values["text"] = card.read_text(encoding="utf-8")
+        if metrics.exists():
+            with reading_content(metrics, "Write the folder again, or remove the file."):
+                values["metrics"] = dict(json.loads(metrics.read_text(encoding="utf-8")))
+        with reading_content(card, "Its first lines must be YAML between two lines of ---: mend or remove it."):
+            return cls(shape=IndexShape.of(folder / IDS_NAME), **values, **settings)
 
     def model_card(self, links: Links) -> str:
         """The card of the folder under its new name, with evaluation results and the way to the other parts."""
@@ -151,14 +208,14 @@ class FolderCard:
             self.data.model_name = links.model
         if self.text is None:
             text = fill(
-                PLAIN_TEMPLATE, self.data, name=links.model, documents=f"{len(self.table.document_ids):,}",
-                beams=min(20, len(self.table.document_ids)), has_model=self.has_model,
+                PLAIN_TEMPLATE, self.data, name=links.model, documents=f"{self.shape.documents:,}",
+                beams=min(20, self.shape.documents), has_model=self.has_model,
                 query_code='query = tokenizer("what to look for", return_tensors="pt")',
                 licence=self.licence or LICENCE,
             )  # fmt: skip
         else:
             text = f"---\n{self.data.to_yaml()}\n---\n{renamed(ModelCard(self.text).text, links.model)}"
-        if not self.with_texts:
+        if self.without_texts:
             text = TEXT_BLOCKS.sub("", text)
         before, licence, after = text.rpartition("## Licence\n")
         section = links.section()
@@ -166,26 +223,24 @@ class FolderCard:
 
     def ids_card(self, links: Links) -> str:
         """The card of the IDs as a data set."""
-        table, configs = self.table, [config("semantic_ids", IDS_NAME, default=True)]
-        id_type = "string" if isinstance(table.document_ids[0], str) else "int64"
+        shape, configs = self.shape, [config("semantic_ids", IDS_NAME, default=True)]
         features = [
-            {"name": "id", "dtype": id_type}, {"name": "codes", "list": "int64"},
+            {"name": "id", "dtype": shape.id_type}, {"name": "codes", "list": "int64"},
             {"name": "semantic_id", "dtype": "string"},
         ]  # fmt: skip
         if self.has_texts:
             configs.append(config("documents", DOCUMENTS_NAME))
         data = DatasetCardData(
             license=self.licence, tags=TAGS, pretty_name=f"Semantic IDs of {links.model}", configs=configs,
-            size_categories=size_category(len(table.document_ids)), dataset_info={
+            size_categories=size_category(shape.documents), dataset_info={
                 "config_name": "semantic_ids", "features": features,
-                "splits": [{"name": "train", "num_examples": len(table.document_ids)}],
+                "splits": [{"name": "train", "num_examples": shape.documents}],
             },
         )  # fmt: skip
-        codes = table.codes[0].tolist()
         return fill(
-            IDS_TEMPLATE, data, name=links.ids, model=links.model, hub=constants.ENDPOINT, id_type=id_type,
-            documents=f"{len(table.document_ids):,}", positions=len(codes), sizes=", ".join(map(str, table.position_sizes)),
-            example="".join(f"<{code}>" for code in codes), counter=table.has_disambiguation,
+            IDS_TEMPLATE, data, name=links.ids, model=links.model, hub=constants.ENDPOINT, id_type=shape.id_type,
+            documents=f"{shape.documents:,}", positions=len(shape.first), counter=shape.has_counter,
+            sizes=" and ".join(map(str, shape.position_sizes)), example=id_texts(np.array([shape.first]))[0],
             has_texts=self.has_texts, figures=self.data.eval_results if "codes" in self.metrics else None,
             licence=self.licence or LICENCE,
         )  # fmt: skip
@@ -209,15 +264,6 @@ def config(name: str, file: str, default: bool = False) -> dict:
 
 def size_category(rows: int) -> str:
     """The Hub's name for so many rows."""
-    bounds = [(10**3, "1K"), (10**4, "10K"), (10**5, "100K"), (10**6, "1M"), (10**7, "10M"), (10**8, "100M"), (10**9, "1B")]
-    below = "n<1K"
-    for (low, low_name), (_, high_name) in zip(bounds, [*bounds[1:], (0, "10B")], strict=True):
-        if rows >= low:
-            below = f"{low_name}<n<{high_name}"
-    return below
-
-
-def read_card(folder: Path) -> str | None:
-    """The folder's own card."""
-    path = folder / "README.md"
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    names = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B"]
+    level = min(max(len(str(rows)) - 3, 0), len(names) - 1)
+    return f"{names[level - 1]}<n<{names[level]}" if level else "n<1K"
