@@ -77,7 +77,7 @@ def upload_folder(
     files: dict[str, Path | bytes] = {name: Path(folder) / name for name in files_of(folder)}
     if not files:
         raise FileNotFoundError(f"{folder} holds nothing to upload: give a folder that run_indexing.py wrote.")
-    api, content = HfApi(token=token), RepositoryFiles(repo_id, files)
+    api, content = HfApi(token=token), RepositoryFiles(repo_id, files, whole=MANIFEST_NAME in files)
     content.open(api, private, revision)
     manifest = joined_manifest(folder, content.repo_id, token, revision)
     if manifest is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import warnings
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,8 @@ class RepositoryFiles:
         files: content, or where it lies, by path in the repository.
         repo_type: `model`, `dataset` or `space`.
         marks: a repository that holds files and none of these is something else, which is left alone.
-        leaving: files that go if they are in the repository and not among `files`; besides them, those that its
-            manifest lists go where `files` has a manifest of its own.
+        leaving: files that go if they are in the repository and not among `files`.
+        whole: whether all others that its manifest lists go, too, and not only those that are replaced.
         variables: of a Space.
     """
 
@@ -40,6 +41,7 @@ class RepositoryFiles:
     repo_type: str = "model"
     marks: Collection[str] = ()
     leaving: Collection[str] = ()
+    whole: bool = False
     variables: dict[str, str] = field(default_factory=dict)
     present: set[str] = field(default_factory=set, init=False, repr=False)
 
@@ -113,12 +115,14 @@ class RepositoryFiles:
                 api.preupload_lfs_files(**where, additions=part)
             deletions = [CommitOperationDelete(name) for name in sorted(self.vanishing(api, revision))]
             operations = additions + deletions
-            return api.create_commit(**where, operations=operations, commit_message=commit_message).commit_url
+            with warnings.catch_warnings():  # of tables in the repository of a model, which belong there
+                warnings.filterwarnings("ignore", message=".*commit a data file")
+                return api.create_commit(**where, operations=operations, commit_message=commit_message).commit_url
 
     def vanishing(self, api: HfApi, revision: str | None) -> set[str]:
         """Files of the repository that are not among these and would not fit them."""
         earlier = set(self.leaving)
-        if MANIFEST_NAME in self.files and MANIFEST_NAME in self.present:
+        if self.whole and MANIFEST_NAME in self.present:
             path = api.hf_hub_download(self.repo_id, MANIFEST_NAME, repo_type=self.repo_type, revision=revision)
             with contextlib.suppress(CorruptedFolderError):  # what somebody else wrote there lists no files of ours
                 earlier |= read_manifest(path)["files"].keys()

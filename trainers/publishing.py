@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from huggingface_hub.utils import validate_repo_id
 
 import metrics
 from modeling_lmindexer.document_ids import IDS_NAME
@@ -139,6 +140,8 @@ def publication(folder: str | os.PathLike, repo_id: str, settings: PublishingSet
     Raises: as [`publish`], but for the network.
     """
     folder = Path(folder)
+    with naming_refusals(repo_id, HfApi()):
+        validate_repo_id(repo_id)
     files = checked_files(folder)
     if settings.without_texts:
         files.pop(DOCUMENTS_NAME, None)
@@ -194,7 +197,9 @@ def model_content(folder: Path, links: Links, cards: FolderCard, files: dict) ->
             card = files["README.md"]
             listed["README.md"] = {"size": len(card), "sha256": hashlib.sha256(card).hexdigest()}
         files[MANIFEST_NAME] = (json.dumps(manifest | {"files": listed}, indent=2) + "\n").encode()
-    return RepositoryFiles(links.model, files, marks=MODEL_MARKS, leaving=(DOCUMENTS_NAME,))
+    return RepositoryFiles(
+        links.model, files, marks=MODEL_MARKS, leaving=(DOCUMENTS_NAME,), whole=MANIFEST_NAME in files
+    )
 
 
 def ids_content(links: Links, cards: FolderCard, files: dict) -> RepositoryFiles:
@@ -245,6 +250,5 @@ def report(contents: list[RepositoryFiles], say: Callable[[str], None], with_nam
             say(f"  {size:>13,}  {name}")
     with_texts = [content.repo_id for content in contents if DOCUMENTS_NAME in content.files]
     if with_texts:
-        say(
-            f"The documents' texts go along, as {DOCUMENTS_NAME} in {' and '.join(with_texts)}; without_texts keeps them."
-        )
+        places = " and ".join(with_texts)
+        say(f"The documents' texts go along, as {DOCUMENTS_NAME} in {places}; without_texts leaves them out.")

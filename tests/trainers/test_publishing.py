@@ -282,7 +282,7 @@ def test_an_index_without_model_and_card_gets_one(tmp_path):
     folder = tmp_path / "micro"
     learned_index().save_pretrained(folder)
     described = {
-        name: {"positions": [{"ami": ami, "perplexity": 2.0}]} for name, ami in (("micro", 0.1), ("new", None))
+        name: {"positions": [{"ami": ami, "perplexity": 2.0}]} for name, ami in (("micro", 0.1), ("moved", None))
     }
     write_json(folder / "metrics.json", {"codes": described})
     update_manifest(folder, ["semantic_ids.parquet", "prefix_tree.safetensors", "metrics.json"])
@@ -317,8 +317,12 @@ def test_a_damaged_folder_is_not_published(hub, folder, tmp_path):
         publish(tmp_path / "none", "org/items", say=quiet)
     with pytest.raises(ValueError, match=r"parts are \['modle'\], expected some of model, ids, metrics, page"):
         PublishingSettings(parts=["modle"])
-    with pytest.raises(FileNotFoundError, match="is no folder of a Space"):
-        publish(folder, "org/items", PublishingSettings(parts=["page"], page_folder=str(tmp_path)), say=quiet)
+    assert hub.files == {}
+
+
+def test_a_page_that_is_none_stops_everything(hub, folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is no folder of a Space, it lacks \['app.py', 'requirements.txt'"):
+        publish(folder, "org/items", PublishingSettings(parts=PARTS, page_folder=str(tmp_path)), say=quiet)
     assert hub.files == {}
 
 

@@ -1,0 +1,140 @@
+"""The script against a Hub on this computer: killed, started again, and everything loaded from there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_stand_in import Hub
+from tiny_index import learned_index, names, write_folder
+from tiny_models import tiny_inputs
+
+from modeling_lmindexer.document_table import DocumentTable
+from modeling_lmindexer.folder import update_manifest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = [sys.executable, str(ROOT / "examples" / "push_to_hub.py")]
+
+# In a process of its own, because every library reads the Hub's address when it is imported.
+LOADED = """
+import json, sys
+import datasets, evaluate, torch
+from transformers import AutoModel
+from modeling_lmindexer import DocumentTable, PrefixTreeLogitsProcessor, SemanticIndex
+
+inputs = {name: torch.tensor(value) for name, value in json.load(sys.stdin).items()}
+model, index = AutoModel.from_pretrained("org/items").eval(), SemanticIndex.from_pretrained("org/items")
+trie = PrefixTreeLogitsProcessor.from_pretrained("org/items")
+ids = model.generate(**inputs, num_beams=4, num_return_sequences=4, logits_processor=trie)
+table = datasets.load_dataset("org/items-ids", split="train")
+texts = datasets.load_dataset("org/items-ids", "documents", split="train")
+ranking = evaluate.load("org/ranking_quality")
+quality = evaluate.load("org/semantic_id_quality")
+print(json.dumps({
+    "ids": ids.tolist(), "documents": index.document_ids, "semantic_ids": index.semantic_ids,
+    "table": [table["id"][:], table["codes"][:], table["semantic_id"][:]], "features": sorted(table.features),
+    "texts": texts["text"][:], "own": DocumentTable.from_pretrained("org/items").texts,
+    "encoded": index.encode(["w7 w8", "w30"]).tolist(),
+    "ranking": ranking.compute(predictions=[["a", "b"]], references=[["b"]], measures=["mrr@5"]),
+    "ami": quality.compute(predictions=[[0], [1]], references=["a", "b"])["ami_1"],
+}))
+"""
+
+
+def make_folder(folder) -> "SemanticIndex":  # noqa: F821
+    index = learned_index()
+    write_folder(folder, index)
+    DocumentTable(names(range(30)), [f"text {i}" for i in range(30)]).save_pretrained(folder)
+    update_manifest(folder, ["documents.parquet"])
+    return index
+
+
+def push(*arguments, **environment):
+    """The script in a process of its own."""
+    return subprocess.Popen(
+        [*SCRIPT, *map(str, arguments)], env=os.environ | environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_killed_upload_goes_on_and_everything_loads(tmp_path):
+    index = make_folder(tmp_path / "items")
+    arguments = (tmp_path / "items", "org/items", "--parts", "model", "ids", "metrics")
+    with Hub() as hub:
+        environment = hub.environment(tmp_path / "home")
+        process = push(*arguments, **environment)
+
+        def kill_at_the_second_large_file_of_the_model(method, path):
+            if method == "PUT" and len(hub.objects) == 3:
+                process.send_signal(signal.SIGKILL)
+
+        hub.trouble = kill_at_the_second_large_file_of_the_model
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert hub.files["org/items"] == {} and hub.files["datasets/org/items-ids"]
+        arrived = set(hub.objects)
+        hub.trouble = lambda method, path: None
+        process = push(*arguments, **environment)
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert arrived < set(hub.sent) and set(hub.sent.values()) == {1}
+        assert output.count("Published: ") == 4 and "The documents' texts go along" in output
+
+        loaded = subprocess.run(
+            [sys.executable, "-c", LOADED], capture_output=True, text=True, cwd=tmp_path,
+            env=os.environ | environment | {"PYTHONPATH": str(ROOT)},
+            input=json.dumps({name: value.tolist() for name, value in tiny_inputs().items()}),
+        )  # fmt: skip
+    assert loaded.returncode == 0, loaded.stderr[-3000:]
+    assert hub.unknown == []
+    found = json.loads(loaded.stdout.splitlines()[-1])
+    expected = index.model.eval().generate(
+        **tiny_inputs(), num_beams=4, num_return_sequences=4, logits_processor=index.logits_processor
+    )
+    assert found["ids"] == expected.tolist()
+    assert found["documents"] == index.document_ids and found["semantic_ids"] == index.semantic_ids
+    assert found["encoded"] == index.encode(["w7 w8", "w30"]).tolist()
+    assert found["table"] == [index.document_ids, index.codes.tolist(), index.semantic_ids]
+    assert found["features"] == ["codes", "id", "semantic_id"]
+    assert found["texts"] == found["own"] == [f"text {i}" for i in range(30)]
+    assert found["ranking"] == {"mrr@5": 0.5} and found["ami"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_dry_run_and_an_error_in_one_line(tmp_path):
+    index = make_folder(tmp_path / "items")
+    process = push(
+        tmp_path / "items",
+        "org/items",
+        "--dry_run",
+        tmp_path / "dry",
+        "--without_texts",
+        HF_ENDPOINT="http://127.0.0.1:9",
+    )
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "dataset org/items-ids: 2 files" in output and f"Written: {tmp_path}/dry/models/org/items" in output
+    assert not list((tmp_path / "dry").rglob("documents.parquet")) and len(index) == 30
+    process = push(tmp_path / "items", "org/items", "--dry_run", tmp_path / "dry")
+    output, errors = process.communicate()
+    assert process.returncode == 1 and errors.strip().splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.slow
+def test_the_page_of_a_metric_computes(tmp_path):
+    """As the Space runs it: from its own folder, with nothing of ours on the path."""
+    make_folder(tmp_path / "items")
+    process = push(tmp_path / "items", "org/items", "--parts", "metrics", "--dry_run", tmp_path / "dry")
+    assert process.wait() == 0
+    for name, figure in (("ranking_quality", "mrr@10"), ("semantic_id_quality", "ami_1")):
+        code = "import json, app; page = app.build_page(); print(json.dumps(app.compute(json.dumps(app.EXAMPLE['inputs']))))"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path / "dry/spaces/org" / name,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert 0 < json.loads(done.stdout.splitlines()[-1])[figure] <= 1
