@@ -2,21 +2,23 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hub_stand_in import Hub
+from hub_stand_in import BROKEN, Hub
 from tiny_index import learned_index, names, write_folder
 from tiny_models import tiny_inputs
 
 from modeling_lmindexer.document_table import DocumentTable
 from modeling_lmindexer.folder import update_manifest
+from trainers.publishing import METRIC_MODULES, metric_content
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = [sys.executable, str(ROOT / "examples" / "push_to_hub.py")]
+SCRIPT = ROOT / "examples" / "push_to_hub.py"
 
 # In a process of its own, because every library reads the Hub's address when it is imported.
 LOADED = """
@@ -44,7 +46,8 @@ print(json.dumps({
 """
 
 
-def make_folder(folder) -> "SemanticIndex":  # noqa: F821
+def make_folder(folder):
+    """A model folder with texts, and its index."""
     index = learned_index()
     write_folder(folder, index)
     DocumentTable(names(range(30)), [f"text {i}" for i in range(30)]).save_pretrained(folder)
@@ -55,8 +58,8 @@ def make_folder(folder) -> "SemanticIndex":  # noqa: F821
 def push(*arguments, **environment):
     """The script in a process of its own."""
     return subprocess.Popen(
-        [*SCRIPT, *map(str, arguments)], env=os.environ | environment, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, SCRIPT, *map(str, arguments)], env=os.environ | environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -67,16 +70,21 @@ def test_a_killed_upload_goes_on_and_everything_loads(tmp_path):
     with Hub() as hub:
         environment = hub.environment(tmp_path / "home")
         process = push(*arguments, **environment)
+        puts = []
 
-        def kill_at_the_second_large_file_of_the_model(method, path):
-            if method == "PUT" and len(hub.objects) == 3:
+        def kill_at_the_fourth_large_file(method, path):
+            if method == "PUT":
+                puts.append(path.rpartition("/")[2])
+            if len(puts) == 4:
                 process.send_signal(signal.SIGKILL)
+                return BROKEN
 
-        hub.trouble = kill_at_the_second_large_file_of_the_model
+        hub.trouble = kill_at_the_fourth_large_file
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         assert hub.files["org/items"] == {} and hub.files["datasets/org/items-ids"]
         arrived = set(hub.objects)
+        assert puts[3] not in arrived
         hub.trouble = lambda method, path: None
         process = push(*arguments, **environment)
         output, errors = process.communicate()
@@ -104,37 +112,44 @@ def test_a_killed_upload_goes_on_and_everything_loads(tmp_path):
     assert found["ranking"] == {"mrr@5": 0.5} and found["ami"] == 1.0
 
 
-@pytest.mark.slow
-def test_a_dry_run_and_an_error_in_one_line(tmp_path):
-    index = make_folder(tmp_path / "items")
-    process = push(
-        tmp_path / "items",
-        "org/items",
-        "--dry_run",
-        tmp_path / "dry",
-        "--without_texts",
-        HF_ENDPOINT="http://127.0.0.1:9",
-    )
-    output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert "dataset org/items-ids: 2 files" in output and f"Written: {tmp_path}/dry/models/org/items" in output
-    assert not list((tmp_path / "dry").rglob("documents.parquet")) and len(index) == 30
-    process = push(tmp_path / "items", "org/items", "--dry_run", tmp_path / "dry")
-    output, errors = process.communicate()
-    assert process.returncode == 1 and errors.strip().splitlines()[-1].startswith("error: ")
+def run_here(monkeypatch, *arguments):
+    """The script in this process."""
+    monkeypatch.setattr(sys, "argv", ["push_to_hub.py", *map(str, arguments)])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def test_a_dry_run_says_and_writes(tmp_path, monkeypatch, capsys):
+    folder, dry = tmp_path / "items", tmp_path / "dry"
+    make_folder(folder)
+    run_here(monkeypatch, folder, "org/items", "--dry_run", dry, "--without_texts")
+    output = capsys.readouterr().out
+    assert "dataset org/items-ids: 2 files" in output and f"Written: {dry}/models/org/items\n" in output
+    assert "model.safetensors\n" in output and "texts go along" not in output
+    assert (dry / "models/org/items/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert not list(dry.rglob("documents.parquet"))
+    with pytest.raises(SystemExit, match=f"error: {dry} is not empty"):
+        run_here(monkeypatch, folder, "org/items", "--dry_run", dry)
 
 
 @pytest.mark.slow
-def test_the_page_of_a_metric_computes(tmp_path):
-    """As the Space runs it: from its own folder, with nothing of ours on the path."""
-    make_folder(tmp_path / "items")
-    process = push(tmp_path / "items", "org/items", "--parts", "metrics", "--dry_run", tmp_path / "dry")
-    assert process.wait() == 0
-    for name, figure in (("ranking_quality", "mrr@10"), ("semantic_id_quality", "ami_1")):
-        code = "import json, app; page = app.build_page(); print(json.dumps(app.compute(json.dumps(app.EXAMPLE['inputs']))))"
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path / "dry/spaces/org" / name,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert 0 < json.loads(done.stdout.splitlines()[-1])[figure] <= 1
+def test_the_pages_of_the_metrics_compute(tmp_path):
+    """As their Spaces run them: from the published folders, with nothing of ours on the path."""
+    contents = [metric_content("org", name) for name in METRIC_MODULES]
+    for content in contents:
+        content.write(tmp_path / content.repo_id)
+    code = """
+import json, runpy, sys
+for path in sys.argv[1:]:
+    app = runpy.run_path(path)
+    page = app["build_page"]()
+    print(json.dumps(app["compute"](json.dumps(app["EXAMPLE"]["inputs"]))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(str(tmp_path / content.repo_id / "app.py") for content in contents)],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    ranking, quality = map(json.loads, done.stdout.splitlines()[-2:])
+    assert ranking["recall@1"] == 0.0 and ranking["recall@10"] == 0.75
+    assert quality["ami_1_level_1"] == 1.0 and 0 < quality["ami_1"] < 1
