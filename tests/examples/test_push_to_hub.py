@@ -23,7 +23,7 @@ SCRIPT = ROOT / "examples" / "push_to_hub.py"
 # In a process of its own, because every library reads the Hub's address when it is imported.
 LOADED = """
 import json, sys
-import datasets, evaluate, torch
+import datasets, torch
 from transformers import AutoModel
 from modeling_lmindexer import DocumentTable, PrefixTreeLogitsProcessor, SemanticIndex
 
@@ -33,15 +33,11 @@ trie = PrefixTreeLogitsProcessor.from_pretrained("org/items")
 ids = model.generate(**inputs, num_beams=4, num_return_sequences=4, logits_processor=trie)
 table = datasets.load_dataset("org/items-ids", split="train")
 texts = datasets.load_dataset("org/items-ids", "documents", split="train")
-ranking = evaluate.load("org/ranking_quality")
-quality = evaluate.load("org/semantic_id_quality")
 print(json.dumps({
     "ids": ids.tolist(), "documents": index.document_ids, "semantic_ids": index.semantic_ids,
     "table": [table["id"][:], table["codes"][:], table["semantic_id"][:]], "features": sorted(table.features),
     "texts": texts["text"][:], "own": DocumentTable.from_pretrained("org/items").texts,
     "encoded": index.encode(["w7 w8", "w30"]).tolist(),
-    "ranking": ranking.compute(predictions=[["a", "b"]], references=[["b"]], measures=["mrr@5"]),
-    "ami": quality.compute(predictions=[[0], [1]], references=["a", "b"])["ami_1"],
 }))
 """
 
@@ -66,7 +62,7 @@ def push(*arguments, **environment):
 @pytest.mark.slow
 def test_a_killed_upload_goes_on_and_everything_loads(tmp_path):
     index = make_folder(tmp_path / "items")
-    arguments = (tmp_path / "items", "org/items", "--parts", "model", "ids", "metrics")
+    arguments = (tmp_path / "items", "org/items")
     with Hub() as hub:
         environment = hub.environment(tmp_path / "home")
         process = push(*arguments, **environment)
@@ -90,7 +86,7 @@ def test_a_killed_upload_goes_on_and_everything_loads(tmp_path):
         output, errors = process.communicate()
         assert process.returncode == 0, errors
         assert arrived < set(hub.sent) and set(hub.sent.values()) == {1}
-        assert output.count("Published: ") == 4 and "The documents' texts go along" in output
+        assert output.count("Published: ") == 2 and "The documents' texts go along" in output
 
         loaded = subprocess.run(
             [sys.executable, "-c", LOADED], capture_output=True, text=True, cwd=tmp_path,
@@ -109,7 +105,6 @@ def test_a_killed_upload_goes_on_and_everything_loads(tmp_path):
     assert found["table"] == [index.document_ids, index.codes.tolist(), index.semantic_ids]
     assert found["features"] == ["codes", "id", "semantic_id"]
     assert found["texts"] == found["own"] == [f"text {i}" for i in range(30)]
-    assert found["ranking"] == {"mrr@5": 0.5} and found["ami"] == 1.0
 
 
 def run_here(monkeypatch, *arguments):
@@ -131,25 +126,33 @@ def test_a_dry_run_says_and_writes(tmp_path, monkeypatch, capsys):
         run_here(monkeypatch, folder, "org/items", "--dry_run", dry)
 
 
-@pytest.mark.slow
-def test_the_pages_of_the_metrics_compute(tmp_path):
-    """As their Spaces run them: from the published folders, with nothing of ours on the path."""
-    contents = [metric_content("org", name) for name in METRIC_MODULES]
-    for content in contents:
-        content.write(tmp_path / content.repo_id)
-    code = """
+# From another folder, with nothing of ours on the path.
+METRICS = """
 import json, runpy, sys
+import evaluate
 for path in sys.argv[1:]:
     app = runpy.run_path(path)
     page = app["build_page"]()
     print(json.dumps(app["compute"](json.dumps(app["EXAMPLE"]["inputs"]))))
+    metric = evaluate.load("org/" + app["EXAMPLE"]["module"].removesuffix(".py"))
+    print(json.dumps(metric.compute(**app["EXAMPLE"]["inputs"])))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, *(str(tmp_path / content.repo_id / "app.py") for content in contents)],
-        capture_output=True, text=True, cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_metrics_load_from_their_spaces_and_their_pages_compute(tmp_path):
+    with Hub() as hub:
+        for content in (contents := [metric_content("org", name) for name in METRIC_MODULES]):
+            content.write(target := tmp_path / content.repo_id)
+            hub.files[f"spaces/{content.repo_id}"] = {path.name: path.read_bytes() for path in target.iterdir()}
+        environment = os.environ | hub.environment(tmp_path / "home")
+        done = subprocess.run(
+            [sys.executable, "-c", METRICS, *(str(tmp_path / content.repo_id / "app.py") for content in contents)],
+            capture_output=True, text=True, cwd=tmp_path,
+            env={name: value for name, value in environment.items() if name != "PYTHONPATH"},
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    ranking, quality = map(json.loads, done.stdout.splitlines()[-2:])
-    assert ranking["recall@1"] == 0.0 and ranking["recall@10"] == 0.75
+    ranking, same_ranking, quality, same_quality = map(json.loads, done.stdout.splitlines()[-4:])
+    assert ranking["recall@1"] == 0.0 and ranking["recall@10"] == 0.75 and same_ranking == ranking
     assert quality["ami_1_level_1"] == 1.0 and 0 < quality["ami_1"] < 1
+    assert same_quality["ami_1"] == quality["ami_1"]
