@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import get_token
 
@@ -68,6 +68,7 @@ class RepositoryFiles:
         """
         where = {"repo_id": self.repo_id, "repo_type": self.repo_type}
         with naming_refusals(self.repo_id, api):
+            self.check_card()
             sdk = {"space_sdk": "gradio"} if self.repo_type == "space" else {}
             self.repo_id = api.create_repo(**where, private=private, exist_ok=True, **sdk).repo_id
             where["repo_id"] = self.repo_id
@@ -81,6 +82,18 @@ class RepositoryFiles:
                 self.present = {file.rfilename for file in api.repo_info(**where, revision=revision).siblings or ()}
             for name, value in self.variables.items():
                 api.add_space_variable(self.repo_id, name, value)
+
+    def check_card(self) -> None:
+        """Raises UploadError for a card with metadata that the Hub refuses."""
+        content = self.files.get("README.md", b"")
+        text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+        try:
+            RepoCard(text, ignore_metadata_errors=True).validate(repo_type=self.repo_type)
+        except ValueError as error:
+            raise UploadError(
+                f"The Hub refuses the metadata at the beginning of README.md of {self.repo_id}: {first_line(error)}. "
+                "Mend them in the folder; a licence must be one of the Hub's names."
+            ) from error
 
     def check_present(self, private: bool | None, is_private: bool) -> None:
         """Raises UploadError for a repository that these files would spoil, or that would show them to everybody."""

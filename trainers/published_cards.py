@@ -20,6 +20,7 @@ from .model_card import LICENCE, TAGS, USE, fill, plain
 from .model_folder import METRICS_NAME
 
 TEXT_BLOCKS = re.compile(r"(?:## Examples\n+|For example\n+)```text\n.*?\n```\n+", re.DOTALL)
+REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 CODE_NAME = re.compile(r"^folder = (\".*\")$", re.MULTILINE)
 
 PLAIN_TEMPLATE = (
@@ -181,6 +182,7 @@ class FolderCard:
 
     def __post_init__(self):
         self.data = ModelCard(self.text).data if self.text else ModelCardData(library_name="transformers", tags=TAGS)
+        self.data.base_model = public_names(self.data.base_model)
         self.licence = self.data.license = self.licence or self.data.license
         name = (self.data.datasets or ["the indexed documents"])[0]
         self.data.eval_results = self.data.eval_results or evaluation_results(self.metrics, name)
@@ -254,6 +256,12 @@ def renamed(text: str, name: str) -> str:
     old = json.loads(found[1])
     text = text.replace(found[0], f"folder = {json.dumps(name)}", 1)
     return re.sub(rf"^# {re.escape(plain(old))}$", lambda _: f"# {name}", text, count=1, flags=re.MULTILINE)
+
+
+def public_names(models: str | list[str] | None) -> list[str] | None:
+    """Those that can be names of repositories: a run that began from a folder has that folder on its card."""
+    named = [models] if isinstance(models, str) else models or []
+    return [name for name in named if REPOSITORY.fullmatch(name) and not Path(name).exists()] or None
 
 
 def config(name: str, file: str, default: bool = False) -> dict:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, RepoCard
 from huggingface_hub.utils import validate_repo_id
 
 import metrics
@@ -233,6 +233,9 @@ def page_content(folder: Path, links: Links) -> RepositoryFiles:
     files: dict[str, Path | bytes] = {
         name: folder / name for name in files_of(folder) if "__pycache__" not in Path(name).parts
     }
+    card = RepoCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    card.data.models = [links.model]  # by which the Hub links the two
+    files["README.md"] = str(card).encode()
     return RepositoryFiles(links.page, files, "space", marks=("app.py",), variables={"LMINDEXER_MODEL": links.model})
 
 

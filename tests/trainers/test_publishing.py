@@ -71,8 +71,9 @@ def folder(tmp_path):
 def make_page(tmp_path) -> Path:
     page = tmp_path / "app"
     page.mkdir()
-    for name in ("app.py", "requirements.txt", "README.md"):
+    for name in ("app.py", "requirements.txt"):
         (page / name).write_text(name)
+    (page / "README.md").write_text("---\ntitle: Page\nsdk: gradio\n---\n# Page\n")
     return page
 
 
@@ -110,6 +111,8 @@ def test_the_hub_gets_what_the_dry_run_wrote(hub, folder, tmp_path):
 
     addresses = publish(folder, "org/items", settings, say=quiet)
     assert hub.files == written and hub.unknown == []
+    page = ModelCard(hub.files["spaces/org/items-page"]["README.md"].decode())
+    assert page.data.to_dict() == {"title": "Page", "sdk": "gradio", "models": ["org/items"]} and "# Page" in page.text
     assert hub.variables == {"spaces/org/items-page": {"LMINDEXER_MODEL": "org/items"}}
     assert [repo for repo, _ in hub.commits] == list(written), "one commit each"
     assert len(addresses) == len(written) and all(address.startswith(hub.url) for address in addresses)
@@ -194,6 +197,7 @@ def test_a_connection_that_breaks_once_is_no_matter(hub, folder):
     ("request_", "answer", "message"),
     [
         ("/api/repos/create", 401, "does not know your token: run `hf auth login`, or set HF_TOKEN"),
+        ("/api/validate-yaml", 400, "refuses the metadata at the beginning of README.md of org/items-ids: .*licence"),
         (
             "/api/models/org/items/preupload/main",
             403,
@@ -264,6 +268,15 @@ def test_what_a_folder_has_no_longer_goes(hub, folder):
         assert DOCUMENTS_NAME not in hub.files[repo]
         assert b"documents.parquet" not in hub.files[repo]["README.md"]
     assert b"w2 w50" not in files["README.md"] and b"## Licence" in files["README.md"]
+
+
+def test_the_folder_that_a_run_began_from_is_no_base_model(folder, tmp_path):
+    path, t5 = folder / "README.md", "google-t5/t5-small"
+    text = path.read_text()
+    for number, (name, expected) in enumerate([(tmp_path, None), ("outputs/a/b", None), (t5, [t5])]):
+        path.write_text(text.replace("datasets:", f"base_model: {name}\ndatasets:", 1))
+        _, model = rehearse(folder, "org/items", output_dir=tmp_path / f"dry{number}", say=quiet)
+        assert ModelCard.load(model / "README.md").data.base_model == expected
 
 
 def test_a_card_keeps_what_was_written_into_it(folder, tmp_path):
