@@ -85,7 +85,9 @@ class RepositoryFiles:
 
     def check_card(self) -> None:
         """Raises UploadError for a card with metadata that the Hub refuses."""
-        content = self.files.get("README.md", b"")
+        if "README.md" not in self.files:
+            return
+        content = self.files["README.md"]
         text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
         try:
             RepoCard(text, ignore_metadata_errors=True).validate(repo_type=self.repo_type)
@@ -163,9 +165,7 @@ def naming_refusals(repo_id: str, api: HfApi) -> Iterator[None]:
     except (HTTPError, ConnectionError, HFValidationError) as error:
         raise UploadError(refusal(error, repo_id, api)) from error
     except RuntimeError as error:  # of a file that was on its way
-        cause = error.__cause__
-        if not isinstance(cause, HTTPError | ConnectionError):
-            raise
+        cause = error.__cause__ if isinstance(error.__cause__, HTTPError | ConnectionError) else error
         raise UploadError(refusal(cause, repo_id, api)) from error
 
 
@@ -173,6 +173,8 @@ def refusal(error: Exception, repo_id: str, api: HfApi) -> str:
     """What happened and what to do about it, in a sentence or two."""
     if isinstance(error, HFValidationError):
         return f"{repo_id!r} is no name of a repository: {error} Give OWNER/NAME, such as org/lmindexer-beauty."
+    if isinstance(error, RuntimeError):
+        return f"The upload to {repo_id} stopped: {first_line(error)}. {GOES_ON}"
     if not isinstance(error, HfHubHTTPError):
         return f"The Hub at {api.endpoint} cannot be reached: {first_line(error)}. {GOES_ON}"
     status = error.response.status_code

@@ -251,9 +251,12 @@ class FolderCard:
 def renamed(text: str, name: str) -> str:
     """A card with the name of a repository in the place of the folder's, in its code and its heading."""
     found = CODE_NAME.search(text)
-    if found is None:
+    try:
+        old = json.loads(found[1]) if found else None
+    except ValueError:  # somebody's own code
+        old = None
+    if old is None:
         return text
-    old = json.loads(found[1])
     text = text.replace(found[0], f"folder = {json.dumps(name)}", 1)
     return re.sub(rf"^# {re.escape(plain(old))}$", lambda _: f"# {name}", text, count=1, flags=re.MULTILINE)
 

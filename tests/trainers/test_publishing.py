@@ -217,6 +217,18 @@ def test_what_the_hub_refuses_is_said_plainly(hub, folder, request_, answer, mes
     assert not hub.files.get("org/items"), "nothing shows"
 
 
+def test_a_file_that_stops_on_its_way_names_the_cause(hub, folder, monkeypatch):
+    """As hf_xet says it, which this stand-in does not speak."""
+
+    def stop(self, **where):
+        raise RuntimeError("Data processing error: connection reset\n  at line 1")
+
+    publish(folder, "org/items", say=quiet)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", stop)
+    with pytest.raises(UploadError, match="items-ids stopped: Data processing error: connection reset. The"):
+        publish(folder, "org/items", say=quiet)
+
+
 def test_no_login_and_no_network(hub, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "none"))
