@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import get_token
 
 from .folder import MANIFEST_NAME, CorruptedFolderError, read_manifest
@@ -162,7 +168,7 @@ def naming_refusals(repo_id: str, api: HfApi) -> Iterator[None]:
     """Raises UploadError, with the repository, the cause and what to do, for what the Hub's client raises."""
     try:
         yield
-    except (HTTPError, ConnectionError, HFValidationError) as error:
+    except (HTTPError, ConnectionError, HFValidationError, LocalTokenNotFoundError) as error:
         raise UploadError(refusal(error, repo_id, api)) from error
     except RuntimeError as error:  # of a file that was on its way
         cause = error.__cause__ if isinstance(error.__cause__, HTTPError | ConnectionError) else error
@@ -175,9 +181,9 @@ def refusal(error: Exception, repo_id: str, api: HfApi) -> str:
         return f"{repo_id!r} is no name of a repository: {error} Give OWNER/NAME, such as org/lmindexer-beauty."
     if isinstance(error, RuntimeError):
         return f"The upload to {repo_id} stopped: {first_line(error)}. {GOES_ON}"
-    if not isinstance(error, HfHubHTTPError):
+    if not isinstance(error, HfHubHTTPError | LocalTokenNotFoundError):
         return f"The Hub at {api.endpoint} cannot be reached: {first_line(error)}. {GOES_ON}"
-    status = error.response.status_code
+    status = 401 if isinstance(error, LocalTokenNotFoundError) else error.response.status_code
     if status == 401:
         found = "does not know your token" if api.token or get_token() else "does not know who you are"
         return (

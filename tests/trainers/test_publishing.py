@@ -233,8 +233,9 @@ def test_no_login_and_no_network(hub, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "none"))
     hub.trouble = lambda method, path: 401
-    with pytest.raises(UploadError, match="does not know who you are: run `hf auth login`"):
-        publish(folder, "org/items", say=quiet)
+    for name in ("org/items", "items"):
+        with pytest.raises(UploadError, match="does not know who you are: run `hf auth login`"):
+            publish(folder, name, say=quiet)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
     with pytest.raises(UploadError, match=r"Hub at http://127\.0\.0\.1:9 cannot be reached"):
         publish(folder, "org/items", say=quiet)
