@@ -121,14 +121,16 @@ class LMIndexerGenerationMixin(GenerationMixin):
             call.set_default("length_penalty", 0.0)
 
     def check_tree(self, tree: PrefixTree) -> None:
-        """Raises ValueError when the last codes of a tree are not those of their position in this model."""
-        config, last = self.config, tree.depth - 1
-        if last >= config.id_length or not (
-            0 <= tree.max_code - config.position_offsets[last] < config.position_sizes[last]
+        """Raises ValueError when the codes of a tree are not those of their positions in this model."""
+        config = self.config
+        positions = list(zip(config.position_offsets, config.position_sizes, strict=True))
+        if tree.depth > len(positions) or not all(
+            first <= low and high < first + size
+            for (low, high), (first, size) in zip(tree.code_ranges, positions, strict=False)
         ):
             raise ValueError(
-                f"The prefix tree does not fit the model: it has IDs of {tree.depth} positions with flat ids up to "
-                f"{tree.max_code}, the model has {config.position_sizes} codes per position, with flat ids from "
+                f"The prefix tree does not fit the model: flat ids of its positions lie within {tree.code_ranges}, the "
+                f"model has {config.position_sizes} codes per position, with flat ids from "
                 f"{config.position_offsets} on. Load both from one folder."
             )
 

@@ -76,6 +76,11 @@ class PrefixReader:
         return self._state.max_code
 
     @property
+    def code_ranges(self) -> list[tuple[int, int]]:
+        """Smallest and largest code of every position; those of removed sequences may still count."""
+        return self._state.code_ranges
+
+    @property
     def fixed_length(self) -> bool:
         """Whether all sequences have `depth` codes."""
         return all(part.segment.arrays.fixed_length for part in self._state.parts)

@@ -52,9 +52,15 @@ class TreeState:
         return max(part.segment.depth for part in self.parts)
 
     @cached_property
+    def code_ranges(self) -> list[tuple[int, int]]:
+        """Smallest and largest code of every position."""
+        levels = [[part.segment.levels[p] for part in self.parts if p < part.segment.depth] for p in range(self.depth)]
+        return [(min(level.low for level in some), max(level.high for level in some)) for some in levels]
+
+    @cached_property
     def max_code(self) -> int:
         """Largest code of all positions."""
-        return max(level.high for part in self.parts for level in part.segment.levels)
+        return max(high for _, high in self.code_ranges)
 
     def split(self, nodes: LongTensor, level: int) -> list[LongTensor]:
         """The nodes of every part that make up combined `nodes`; -1 where a part does not have the prefix."""

@@ -145,9 +145,11 @@ class _Columns:
         for argument, names in asked.items():
             missing = [name for name in names if name not in columns]
             if missing:
+                way_out = f"Name the right one with --{argument}."
+                if len(columns) == 1 and any(sign in columns[0] for sign in ";\t|"):
+                    way_out = "Its columns seem not to be separated by commas, as those of a csv are: write them so."
                 raise CorpusError(
-                    f"{source} has no column {', '.join(missing)}; it has {', '.join(columns)}. "
-                    f"Name the right one with --{argument}."
+                    f"{source} has no column {', '.join(missing)}; it has {', '.join(columns)}. {way_out}"
                 )
         is_csv = arguments.train_file is not None and kind_of_file(arguments.train_file) == "csv"
         return cls(arguments.id_column, text, category or None, query or None, excluded, is_csv)

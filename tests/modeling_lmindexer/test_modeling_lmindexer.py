@@ -157,7 +157,7 @@ def test_sampling_draws_from_all_codes():
 
 def test_a_tree_of_other_codebooks_is_refused():
     model = tiny_model("t5")
-    for ids in ([[1, 5, 10, 12]], [[1, 5, 13]], [[1, 5, 9]], [[1, 10]], [[5]]):
+    for ids in ([[1, 5, 10, 12]], [[1, 5, 13]], [[1, 5, 9]], [[1, 10]], [[5]], [[5, 6, 10]], [[1, 5, 10], [4, 4, 10]]):
         with pytest.raises(ValueError, match="The prefix tree does not fit the model"):
             model.generate(**tiny_inputs(), num_beams=2, logits_processor=processor(ids))
     learned = processor([[1, 5], [2, 9]])

@@ -127,6 +127,8 @@ def test_codes_and_lengths_that_no_sequence_had(layout, sequences):
         documents.add(some)
         assert_answers(tree, documents)
         assert tree.depth == max(map(len, documents.seen)) and tree.max_code == max(map(max, documents.seen))
+        columns = [[seen[p] for seen in documents.seen if p < len(seen)] for p in range(tree.depth)]
+        assert tree.code_ranges == [(min(column), max(column)) for column in columns]
     tree.compact()
     assert_answers(tree, documents)
     for number in range(len(sequences), len(documents.seen)):
