@@ -10,6 +10,7 @@ from tqdm.asyncio import tqdm as terminal_tqdm
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as std_tqdm
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from .remaining_time import PlannedStage, RemainingTime
 
@@ -27,6 +28,18 @@ def quiet(is_quiet: bool = True) -> Iterator[None]:
         yield
     finally:
         _quiet.reset(token)
+
+
+@contextlib.contextmanager
+def without_bars_of_others() -> Iterator[None]:
+    """transformers' bars, such as one for every file of weights that a checkpoint writes, are not shown inside."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def shows_bars() -> bool:

@@ -18,7 +18,7 @@ from modeling_lmindexer.folder import naming_write_errors, reading_content, remo
 from .batch_parts import BatchParts, PartOrder
 from .folder_lock import FolderInUseError, FolderLock
 from .prefix_sampler import PrefixBatchSampler
-from .progress import HintEpoch, StageProgress, quiet
+from .progress import HintEpoch, StageProgress, quiet, without_bars_of_others
 from .remaining_time import PlannedStage
 from .run_state import RunState, keep_changed_index
 from .sharding import EmbeddingsInRoot, Twins, check_state_dict_type, is_sharded
@@ -134,7 +134,10 @@ class StagedTrainer(Trainer):
             FolderInUseError: another process is writing into it.
             RunStopped: (a SystemExit) after a signal.
         """
-        with self.alone_in_folder(), self.signals, quiet(self.is_quiet), contextlib.closing(self.tracking):
+        with contextlib.ExitStack() as stack:
+            for entered in (self.alone_in_folder(), self.signals, quiet(self.is_quiet), without_bars_of_others()):
+                stack.enter_context(entered)
+            stack.callback(self.tracking.close)
             return self.run()
 
     def run(self) -> dict:

@@ -30,6 +30,7 @@ class OneRun(TrainerCallback):
 
     def __init__(self, run: TrackedRun, args: StagedTrainingArguments):
         self.run, self.folder, self.project = run, Path(args.logging_dir), args.project
+        self.took_back = False
         run.taken.append(self.has)
         super().__init__()
 
@@ -50,7 +51,7 @@ class OneRun(TrainerCallback):
         raise NotImplementedError
 
     def open(self, args, state, model) -> None:
-        """Opens the run, or goes on with it; what it has from `run.first` on is taken back."""
+        """Opens the run, or goes on with it; what it has from `run.first` on is taken back, the first time."""
         raise NotImplementedError
 
     def write(self, args, state, model, values: dict[str, float]) -> None:
@@ -82,7 +83,8 @@ class TensorBoardRun(OneRun, TensorBoardCallback):
             return
         name = self.run.name()
         is_new, self.logging_dir = not self.has(name), str(self.folder / name)
-        self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, purge_step=self.run.first)
+        lost_from = None if self.took_back else self.run.first
+        self.tb_writer, self.took_back = self._SummaryWriter(log_dir=self.logging_dir, purge_step=lost_from), True
         if is_new:
             self.tb_writer.add_text("args", args.to_json_string())
             self.tb_writer.add_text("model_config", model.config.to_json_string())
@@ -132,8 +134,9 @@ class TrackioRun(OneRun, TrackioCallback):
         with contextlib.redirect_stdout(io.StringIO()):  # where trackio says so every time
             named = copy.copy(args)
             named.run_name = self.run.name()
-            if not args.trackio_space_id:
+            if not (self.took_back or args.trackio_space_id):
                 self.take_back(named.run_name)
+            self.took_back = True
             self.setup(named, state, model)
 
     def take_back(self, name: str) -> None:
@@ -171,10 +174,8 @@ class TrackioRun(OneRun, TrackioCallback):
             TrackioCallback.on_train_end(self, args, state, control, model=model)
 
 
-_TRACKERS = {
-    "tensorboard": (TensorBoardRun, is_tensorboard_available),
-    "trackio": (TrackioRun, is_trackio_available),
-}
+_TRACKERS = {"tensorboard": TensorBoardRun, "trackio": TrackioRun}
+_AVAILABLE = {"tensorboard": is_tensorboard_available, "trackio": is_trackio_available}
 
 
 class Tracking(TrainerCallback):
@@ -192,13 +193,13 @@ class Tracking(TrainerCallback):
         wanted = [name for name in args.report_to if name in _TRACKERS]
         args.report_to = [name for name in args.report_to if name not in _TRACKERS]
         for name in wanted:
-            if not _TRACKERS[name][1]():
+            if not _AVAILABLE[name]():
                 raise ImportError(
                     f"report_to names {name}, which is not installed: pip install 'lmindexer[tracking]'."
                 )
         self.run = TrackedRun(path, args.run_name or Path(args.output_dir).absolute().name)
         self.is_main, self.trainer = args.process_index == 0, None
-        self.trackers = [_TRACKERS[name][0](self.run, args) for name in wanted if self.is_main]
+        self.trackers = [_TRACKERS[name](self.run, args) for name in wanted if self.is_main]
 
     def begin_stage(self, trainer, name: str, number: int) -> None:
         """A stage of a trainer begins, the `number`th of the run."""
