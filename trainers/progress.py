@@ -108,7 +108,7 @@ def progress_bar(
         delay: seconds before anything is shown.
     """
     options = {"desc": description, "total": total, "initial": initial, "delay": delay}
-    options |= {"disable": disable or _quiet.get(), **kwargs}
+    options |= {"disable": disable or _quiet.get(), "file": sys.stderr, **kwargs}
     if not shows_bars():
         return ProgressLines(iterable, **options)
     return tqdm(iterable, mininterval=_BETWEEN_REDRAWS, leave=True, dynamic_ncols=True, **options)
