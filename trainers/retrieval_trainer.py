@@ -22,6 +22,7 @@ from .existing_codes import existing_codes
 from .figures import loss_curve
 from .length_sampler import LengthBatchSampler
 from .prefix_sampler import PrefixBatchSampler
+from .progress import quiet
 from .reading_check import check_reading
 from .remaining_time import PlannedStage
 from .retrieval import Queries, Rankings, Searcher
@@ -94,7 +95,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
             raise UnusablePairsError(
                 f"eval_strategy is {args.eval_strategy.value} and there are no validation queries."
             )
-        self.index, self.tokenizer = index, processing_class
+        self.index, self.tokenizer, self.is_quiet = index, processing_class, args.is_quiet
         document_length = model.config.max_source_length
         self.length = args.max_query_length or document_length
         check_reading(
@@ -127,11 +128,13 @@ class SemanticRetrievalTrainer(StagedTrainer):
 
     def read(self, table: datasets.Dataset, target: str, what: str, length: int) -> Pairs:
         """Pairs of a table."""
-        return Pairs.of(table, target, self.index, self.tokenizer, length, what)
+        with quiet(self.is_quiet):
+            return Pairs.of(table, target, self.index, self.tokenizer, length, what)
 
     def read_queries(self, table: datasets.Dataset) -> Queries:
         """Queries of a table, read as far as those of training."""
-        return Queries.of(table, self.index, self.tokenizer, self.length)
+        with quiet(self.is_quiet):
+            return Queries.of(table, self.index, self.tokenizer, self.length)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 

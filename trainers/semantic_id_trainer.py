@@ -71,7 +71,7 @@ class SemanticIDTrainer(StagedTrainer):
     ):
         check_corpus(train_dataset, model, args)
         with (
-            quiet(args.disable_tqdm or args.process_index > 0),
+            quiet(args.is_quiet),
             activity(f"tokenising {len(train_dataset):,} documents"),
         ):
             length = model.config.max_source_length
@@ -110,7 +110,8 @@ class SemanticIDTrainer(StagedTrainer):
             self.figures[stage.name] = self.run_stage(stage)
         self.args.output_dir = str(self.run_dir)
         self.leave_if_asked("after the last stage")
-        self.index = self.build_index()
+        with activity("building the index"):
+            self.index = self.build_index()
         self.leave_if_asked("before the model folder was written")
         return self.figures
 

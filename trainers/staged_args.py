@@ -88,6 +88,11 @@ class StagedTrainingArguments(TrainingArguments):
             )
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether this process shows no progress."""
+        return self.disable_tqdm or self.process_index > 0
+
+    @property
     def num_parts(self) -> int:
         """Batches of `per_device_train_batch_size` that a global batch consists of."""
         return self.batch_parts or self.world_size

@@ -135,7 +135,7 @@ class StagedTrainer(Trainer):
             RunStopped: (a SystemExit) after a signal.
         """
         with contextlib.ExitStack() as stack:
-            for entered in (self.alone_in_folder(), self.signals, quiet(self.is_quiet), without_bars_of_others()):
+            for entered in (self.alone_in_folder(), self.signals, quiet(self.args.is_quiet), without_bars_of_others()):
                 stack.enter_context(entered)
             stack.callback(self.tracking.close)
             return self.run()
@@ -155,11 +155,6 @@ class StagedTrainer(Trainer):
         batch = self.args.per_device_train_batch_size * self.args.num_parts
         accumulated = 1 if self.parts else self.args.gradient_accumulation_steps
         return math.ceil(epochs * math.ceil(items / batch / accumulated))
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether this process shows no progress."""
-        return self.args.disable_tqdm or self.args.process_index > 0
 
     def train_stage(self) -> None:
         """Trains the stage that has begun, from its last checkpoint if there is one."""
