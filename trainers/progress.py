@@ -52,8 +52,9 @@ class ProgressLines(std_tqdm):
     one at the end."""
 
     def __init__(self, *args, delay: float = SHORT_PHASE, **kwargs):
-        # tqdm shows what has no delay once before the first step, which says nothing in a file.
-        kwargs |= {"mininterval": _BETWEEN_LINES, "maxinterval": _BETWEEN_LINES, "delay": max(delay, 1e-9)}
+        # tqdm shows what has no delay once before the first step, which says nothing in a file, and a thread of its
+        # own shows what it expects to be late, unless it looks at the time after every step.
+        kwargs |= {"mininterval": _BETWEEN_LINES, "miniters": 1, "delay": max(delay, 1e-9)}
         super().__init__(*args, **kwargs)
 
     @staticmethod
