@@ -272,6 +272,7 @@ class StagedTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.add_to_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            self.tracking.flush()
             best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
             self.state_of_run.complete_checkpoint(
                 self.stage_name, self.state.global_step, self.num_checkpoints, best and Path(best)

@@ -46,6 +46,11 @@ class OneRun(TrainerCallback):
         if values:
             self.write(args, state, model, values)
 
+    @property
+    def command(self) -> str:
+        """What shows the run."""
+        raise NotImplementedError
+
     def has(self, name: str) -> bool:
         """Whether it has a run of a name."""
         raise NotImplementedError
@@ -73,6 +78,11 @@ class OneRun(TrainerCallback):
 class TensorBoardRun(OneRun, TensorBoardCallback):
     """Event files of one run, in `logging_dir/<run name>`."""
 
+    @property
+    def command(self) -> str:
+        """See the base class."""
+        return f"tensorboard --logdir {self.folder}"
+
     def has(self, name: str) -> bool:
         """See the base class."""
         return any((self.folder / name).glob("events.out.tfevents.*"))
@@ -86,8 +96,7 @@ class TensorBoardRun(OneRun, TensorBoardCallback):
         lost_from = None if self.took_back else self.run.first
         self.tb_writer, self.took_back = self._SummaryWriter(log_dir=self.logging_dir, purge_step=lost_from), True
         if is_new:
-            self.tb_writer.add_text("args", args.to_json_string())
-            self.tb_writer.add_text("model_config", model.config.to_json_string())
+            TensorBoardCallback.on_train_begin(self, args, state, None, model=model)  # settings, as texts
 
     def write(self, args, state, model, values: dict[str, float]) -> None:
         """See the base class."""
@@ -119,6 +128,11 @@ class TrackioRun(OneRun, TrackioCallback):
         if "trackio" not in sys.modules:  # which reads it when it is imported
             os.environ.setdefault("TRACKIO_DIR", str(Path(args.logging_dir).absolute() / TRACKIO_FOLDER))
         super().__init__(run, args)
+
+    @property
+    def command(self) -> str:
+        """See the base class."""
+        return f"TRACKIO_DIR={self._trackio.TRACKIO_DIR} trackio show --project {self.project}"
 
     def has(self, name: str) -> bool:
         """See the base class."""
@@ -155,10 +169,6 @@ class TrackioRun(OneRun, TrackioCallback):
         """See the base class."""
         bounds = np.arange(len(counts) + 1) - 0.5
         self.write(args, state, model, {name: self._trackio.Histogram(np_histogram=(counts, bounds))})
-
-    def on_save(self, args, state, control, **kwargs):
-        """What a checkpoint goes on from must be there after a kill."""
-        self.flush()
 
     def flush(self) -> None:
         """See the base class; trackio writes everything at the end of a run alone, which the next thing logged opens
@@ -198,11 +208,14 @@ class Tracking(TrainerCallback):
                     f"report_to names {name}, which is not installed: pip install 'lmindexer[tracking]'."
                 )
         self.run = TrackedRun(path, args.run_name or Path(args.output_dir).absolute().name)
-        self.is_main, self.trainer = args.process_index == 0, None
+        self.is_main, self.is_quiet, self.trainer = args.process_index == 0, args.is_quiet, None
         self.trackers = [_TRACKERS[name](self.run, args) for name in wanted if self.is_main]
 
     def begin_stage(self, trainer, name: str, number: int) -> None:
         """A stage of a trainer begins, the `number`th of the run."""
+        if self.trainer is None and not self.is_quiet:
+            for tracker in self.trackers:
+                print(f"Look at it: {tracker.command}", file=sys.stderr)
         self.trainer = trainer
         if self.is_main:
             self.run.begin_stage(name, number)
@@ -220,10 +233,14 @@ class Tracking(TrainerCallback):
 
     def end_stage(self) -> None:
         """All of a stage is logged; to be called before it is marked as done."""
-        for tracker in self.trackers:
-            tracker.flush()
+        self.flush()
         if self.is_main:
             self.run.end_stage()
+
+    def flush(self) -> None:
+        """Makes what was logged survive a kill; to be called before a checkpoint is marked as complete."""
+        for tracker in self.trackers:
+            tracker.flush()
 
     def close(self) -> None:
         """Ends the run, for now or for good."""

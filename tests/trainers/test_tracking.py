@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from launching import launch
 from tensorboard.backend.event_processing.event_accumulator import HISTOGRAMS, SCALARS, EventAccumulator
+from tiny_adaptation import adaptation_trainer
 from tiny_retrieval import retrieval_trainer
 from tiny_training import make_trainer, tiny_arguments
 from transformers import TrainerCallback
@@ -202,6 +203,14 @@ def test_a_task_and_its_evaluations_follow_the_warm_start(tmp_path):
     assert [step for step, _ in logged["eval/recall@5"]] == [9, 13]
     evaluated = [entry["eval_recall@5"] for entry in trainer.state.log_history if "eval_recall@5" in entry]
     assert [value for _, value in logged["eval/recall@5"]] == pytest.approx(evaluated)
+
+
+def test_an_adaptation_is_a_run_of_one_stage(tmp_path):
+    trainer = adaptation_trainer(tmp_path / "encoder", report_to=["tensorboard"])
+    figures = trainer.train()
+    logged = event_file(tmp_path / "encoder" / "runs" / "encoder")
+    assert [step for step, _ in logged["train/simcse"]] == list(range(1, trainer.state.max_steps + 1))
+    assert logged["adaptation/loss_end"] == [(trainer.state.max_steps + 1, pytest.approx(figures["loss_end"]))]
 
 
 class OtherTracker(TrainerCallback):
