@@ -172,12 +172,19 @@ def adapt_backbone(model_arguments: ModelArguments, training_arguments, texts: l
         output_dir=str(Path(training_arguments.output_dir) / "adapted"), objective=model_arguments.adapt,
         num_train_epochs=model_arguments.adaptation_epochs, max_length=model_arguments.max_source_length,
         pooling=model_arguments.pooling, seed=training_arguments.seed, use_cpu=training_arguments.use_cpu,
-        global_batch_size=max(1, min(64, len(texts)) // processes) * processes, report_to="none",
+        global_batch_size=max(1, min(64, len(texts)) // processes) * processes,
         disable_tqdm=training_arguments.disable_tqdm,
+        report_to=training_arguments.report_to, logging_dir=training_arguments.logging_dir,
+        project=training_arguments.project, run_name=f"{name_of_run(training_arguments)}-adapted",
         start_over=training_arguments.start_over, go_on=training_arguments.go_on,
     )  # fmt: skip
     folder = adapt_checkpoint(model_arguments.model_name_or_path, texts, settings)
     return replace(model_arguments, model_name_or_path=str(folder))
+
+
+def name_of_run(training_arguments) -> str:
+    """What trackers call it, and what those beside it are called after."""
+    return training_arguments.run_name or Path(training_arguments.output_dir).name
 
 
 def make_trainer(
@@ -237,7 +244,12 @@ def train_and_report(corpus_arguments, model_arguments, training_arguments, toke
         training_arguments.learning_rate = search_learning_rate(
             lambda documents, rate, folder: make_trainer(
                 start,
-                replace(training_arguments, learning_rate=rate, output_dir=str(folder)),
+                replace(
+                    training_arguments,
+                    learning_rate=rate,
+                    output_dir=str(folder),
+                    run_name=f"{name_of_run(training_arguments)}-{rate:g}",
+                ),  # fmt: skip
                 tokenizer,
                 documents,
             ),

@@ -30,6 +30,7 @@ from trainers.cluster_inputs import ClusterInputs
 from trainers.embeddings import embed_texts
 from trainers.folder_lock import FolderLock
 from trainers.model_folder import finite
+from trainers.progress import activity
 from trainers.reassignment import reassign
 from trainers.report import describe_codes, format_table
 from trainers.rivals import INDEXERS, make_indexer
@@ -190,7 +191,8 @@ def run(corpus_arguments: CorpusArguments, encoder: EncoderArguments, arguments:
     started = time.time()
     vectors = embed(encoder, arguments, texts, excluded)
     embedded = time.time()
-    assignment = indexer.fit(vectors, arguments.codebook_sizes, arguments.seed, texts, excluded)
+    with activity(f"{arguments.method}: codes of {len(ids):,} documents"):
+        assignment = indexer.fit(vectors, arguments.codebook_sizes, arguments.seed, texts, excluded)
     codes, room = assignment.codes, arguments.num_disambiguation_codes
     described = {arguments.method: describe_codes(codes, categories)}
     metrics = {"encoder": asdict(encoder), "indexer": asdict(arguments), "settings": asdict(indexer)}

@@ -26,6 +26,7 @@ from .encoder_folder import save_encoder
 from .figures import loss_curve
 from .gather import gather_with_grad
 from .losses import contrastive_loss, reconstruction_loss
+from .remaining_time import PlannedStage
 from .run_state import START_OVER
 from .staged_trainer import OLDER, StagedTrainer
 from .weights_digest import digest_of_weights
@@ -147,16 +148,23 @@ class AdaptationTrainer(StagedTrainer):
             self.load(folder)
             return figures
         losses = self.state_of_run.remember(_STAGE, "start", lambda: self.measure_losses("start"))
-        title = " + ".join(self.settings.objective)
-        self.begin_stage(_STAGE, title, self.settings.num_train_epochs, self.settings.learning_rate, self.args.seed)
+        self.begin_stage(_STAGE, self.settings.num_train_epochs, self.settings.learning_rate, self.args.seed)
         self.train_stage()
-        figures = losses | self.measure_losses("end") | {"loss_curve": loss_curve(self.state.log_history)}
+        losses |= self.measure_losses("end")
+        self.log({f"{_STAGE}/{name}": value for name, value in losses.items()})
+        self.tracking.end_stage()
+        figures = losses | {"loss_curve": loss_curve(self.state.log_history)}
         self.adapted.to(self.args.device).eval()
         if self.args.process_index == 0:
             save_encoder(folder, self.adapted, self.tokenizer, self.args.pooling)
             self.state_of_run.finish(_STAGE, figures)
         self.accelerator.wait_for_everyone()
         return figures
+
+    def plan(self) -> list[PlannedStage]:
+        """See the base class."""
+        title = f"{_STAGE} by {' + '.join(self.settings.objective)}"
+        return [PlannedStage(_STAGE, title, self.planned_steps(len(self.documents), self.settings.num_train_epochs))]
 
     def load(self, folder: Path) -> None:
         """Weights of a run that is done."""

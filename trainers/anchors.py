@@ -14,6 +14,7 @@ from modeling_lmindexer.folder import atomic_path, reading_content
 from .corpus_pass import CorpusPass
 from .documents import IndexingDataset
 from .neighbourhoods import nearest_neighbours, neighbourhood_means
+from .progress import activity
 from .training_args import SemanticIDTrainingArguments, value_at
 
 # Dimensions of the projected words, as for the two-stage indexers that get them.
@@ -58,7 +59,8 @@ def find_anchors(corpus: CorpusPass, args: SemanticIDTrainingArguments, path: Pa
     if not args.needs_neighbours:
         return Anchors(vectors, None, args)
     unlike = corpus.documents.excluded_groups if args.neighbours_across_excluded else None
-    neighbours = torch.from_numpy(nearest_neighbours(vectors, args.num_neighbours, unlike))
+    with activity(f"the {args.num_neighbours} nearest of {len(vectors):,} documents"):
+        neighbours = torch.from_numpy(nearest_neighbours(vectors, args.num_neighbours, unlike))
     return Anchors(vectors, broadcast(neighbours.to(corpus.model.device)).cpu().numpy(), args)
 
 

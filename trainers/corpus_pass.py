@@ -30,7 +30,7 @@ class CorpusPass:
         self.model, self.documents, self.collator, self.title = model, documents, collator, title
         self.batch_size = args.per_device_eval_batch_size
         self.rank, self.world_size = args.process_index, args.world_size
-        self.quiet = quiet or args.disable_tqdm or self.rank > 0
+        self.quiet = quiet or args.is_quiet
 
     def batches(self, rows: np.ndarray, title: str, shared: bool = True) -> Iterator[tuple[np.ndarray, dict]]:
         """Rows and inputs of this process's share of `rows`, or of all of them."""

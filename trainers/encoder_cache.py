@@ -119,7 +119,7 @@ def cached_states(model, texts, args, run_dir: Path, what: str) -> EncoderStates
     folder = Path(args.encoder_cache_dir or run_dir / OWN_CACHE) / fingerprint[:16]
     batches = partial(
         encode_texts, model, tokens, offsets, args.per_device_eval_batch_size, f"encoding {what}",
-        args.disable_tqdm or args.process_index > 0,
+        args.is_quiet,
     )  # fmt: skip
     if args.process_index > 0:  # not by a barrier, which ends with an error where this takes long
         size = _ITEM * int(offsets[-1]) * model.config.hidden_size

@@ -1,8 +1,8 @@
 """The index at the end of a run: every document with an ID of its own, counted at a last position or reassigned."""
 
 import numpy as np
+from accelerate.logging import get_logger
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
 
@@ -10,7 +10,7 @@ from .corpus_pass import CorpusPass
 from .documents import IndexingDataset
 from .reassignment import Reassignment, model_costs, reassign
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)  # of the main process alone
 
 
 def index_with_counter(

@@ -68,8 +68,9 @@ def search_learning_rate(
         trainer = make_trainer(seen, rate, folder / f"{rate:g}")
         trainer.train()
         losses[f"{rate:g}"] = held_out_loss(trainer, unseen)
-        logger.warning(f"learning rate {rate:g}: reconstruction loss {losses[f'{rate:g}']:.4f} on held-out documents")
         if trainer.args.process_index == 0:
+            reached = f"reconstruction loss {losses[f'{rate:g}']:.4f} on held-out documents"
+            logger.warning(f"learning rate {rate:g}: {reached}")
             write_json(folder / "losses.json", losses)
     # A run that diverged comes last: its loss is no number, and compares with none.
     return float(min(losses, key=lambda rate: (math.isnan(losses[rate]), losses[rate])))

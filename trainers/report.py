@@ -10,7 +10,7 @@ from metrics.semantic_id_quality import collisions
 from modeling_lmindexer import LMIndexerForSemanticID, SemanticIndex
 
 from .figures import code_figures
-from .progress import progress_bar
+from .progress import activity, progress_bar
 from .rivals import distinct_random_codes, random_codes, tfidf_kmeans_codes
 
 logger = logging.get_logger(__name__)
@@ -37,11 +37,13 @@ def compare_codes(codes: np.ndarray, texts: list[str], categories: list | None, 
     """
     methods = {"lmindexer": codes}
     try:
-        methods["tfidf_kmeans"] = tfidf_kmeans_codes(texts, sizes, seed)
+        with activity("codes of TF-IDF vectors, to compare with"):
+            methods["tfidf_kmeans"] = tfidf_kmeans_codes(texts, sizes, seed)
     except ValueError as error:  # texts that it finds no words in, or too few different ones
         logger.warning(f"There are no codes of {METHODS['tfidf_kmeans']} to compare with: {error}")
     methods["random"] = random_codes(len(codes), sizes, seed)
-    return {name: describe_codes(rows, categories) for name, rows in methods.items()}
+    with activity("figures of the codes"):
+        return {name: describe_codes(rows, categories) for name, rows in methods.items()}
 
 
 def describe_codes(codes: np.ndarray, categories: list | None) -> dict:

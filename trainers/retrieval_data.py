@@ -13,6 +13,7 @@ from modeling_lmindexer import SemanticIndex
 from .documents import pad
 from .encoder_cache import EncoderStates, pad_states
 from .prefix_sampler import SampleKey
+from .progress import activity
 
 _NAMED = 5  # offending rows in a message
 
@@ -42,7 +43,10 @@ class TokenizedTexts:
         Raises:
             UnusablePairsError: a text without a token; `what` it is stands in the message, and its name.
         """
-        encoded = tokenizer(texts, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
+        with activity(f"tokenising {len(texts):,} {what}"):
+            encoded = tokenizer(texts, truncation=True, max_length=max_length, return_attention_mask=False)[
+                "input_ids"
+            ]
         special = set(tokenizer.all_special_ids)
         empty = [name for name, tokens in zip(names, encoded, strict=True) if special.issuperset(tokens)]
         if empty:

@@ -22,7 +22,9 @@ from .existing_codes import existing_codes
 from .figures import loss_curve
 from .length_sampler import LengthBatchSampler
 from .prefix_sampler import PrefixBatchSampler
+from .progress import quiet
 from .reading_check import check_reading
+from .remaining_time import PlannedStage
 from .retrieval import Queries, Rankings, Searcher
 from .retrieval_args import BY_LENGTH, EXISTING, SemanticRetrievalTrainingArguments
 from .retrieval_data import PairCollator, PairDataset, Pairs, UnusablePairsError
@@ -93,7 +95,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
             raise UnusablePairsError(
                 f"eval_strategy is {args.eval_strategy.value} and there are no validation queries."
             )
-        self.index, self.tokenizer = index, processing_class
+        self.index, self.tokenizer, self.is_quiet = index, processing_class, args.is_quiet
         document_length = model.config.max_source_length
         self.length = args.max_query_length or document_length
         check_reading(
@@ -126,11 +128,13 @@ class SemanticRetrievalTrainer(StagedTrainer):
 
     def read(self, table: datasets.Dataset, target: str, what: str, length: int) -> Pairs:
         """Pairs of a table."""
-        return Pairs.of(table, target, self.index, self.tokenizer, length, what)
+        with quiet(self.is_quiet):
+            return Pairs.of(table, target, self.index, self.tokenizer, length, what)
 
     def read_queries(self, table: datasets.Dataset) -> Queries:
         """Queries of a table, read as far as those of training."""
-        return Queries.of(table, self.index, self.tokenizer, self.length)
+        with quiet(self.is_quiet):
+            return Queries.of(table, self.index, self.tokenizer, self.length)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -159,6 +163,16 @@ class SemanticRetrievalTrainer(StagedTrainer):
         self.leave_if_asked("before the model folder was written")
         return figures
 
+    def plan(self) -> list[PlannedStage]:
+        """See the base class."""
+        own = self.settings
+        steps = self.planned_steps(len(self.task), own.num_train_epochs, own.max_steps)
+        plan = [PlannedStage(TASK, "text to ID", steps)]
+        if own.document_epochs > 0:
+            steps = self.planned_steps(len(self.titles), own.document_epochs)
+            plan.insert(0, PlannedStage(WARM_START, "document to ID", steps))
+        return plan
+
     def run_stage(self, name: str, dataset: PairDataset, epochs: float) -> dict:
         """One of the two, from where it stands; ends with its weights in the model and in its folder."""
         folder, figures = self.state_of_run.folder(name), self.state_of_run.result(name)
@@ -167,8 +181,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         self.args.load_best_model_at_end = is_task and self.settings.load_best_model_at_end
         self.args.eval_strategy = self.settings.eval_strategy if is_task else "no"
         self.args.max_steps = self.settings.max_steps if is_task else -1
-        self.begin_stage(name, "document to ID" if not is_task else "text to ID", epochs,
-                         self.settings.learning_rate, self.settings.seed + is_task)  # fmt: skip
+        self.begin_stage(name, epochs, self.settings.learning_rate, self.settings.seed + is_task)
         if figures is not None:
             self.load_weights(folder)
             self.model.to(self.args.device).eval()
@@ -183,6 +196,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
             self.train_stage()
         figures = {"loss_curve": loss_curve(self.state.log_history), "evaluations": self.evaluations()}
         self.model = self.unwrap().eval()
+        self.tracking.end_stage()
         if self.args.process_index == 0:
             with naming_write_errors(folder):
                 self.model.save_pretrained(folder)

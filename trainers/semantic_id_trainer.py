@@ -26,12 +26,14 @@ from .figures import code_figures, loss_curve, prediction_figures, reconstructio
 from .index_building import index_with_counter, index_without_counter
 from .objective import Batch, Objective
 from .prefix_sampler import PrefixBatchSampler
+from .progress import activity, quiet
 from .reassignment import Reassignment
+from .remaining_time import PlannedStage
 from .run_settings import run_settings
 from .stage_files import read_stage, write_stage
 from .staged_trainer import StagedTrainer
 from .stages import Stage, encoder_parameters, plan_stages, set_trainable, slow_down
-from .training_args import SemanticIDTrainingArguments
+from .training_args import SemanticIDTrainingArguments, value_at
 
 logger = logging.get_logger(__name__)
 
@@ -68,7 +70,12 @@ class SemanticIDTrainer(StagedTrainer):
         **kwargs,
     ):
         check_corpus(train_dataset, model, args)
-        self.documents = IndexingDataset.of(train_dataset, processing_class, model.config.max_source_length, args.seed)
+        with (
+            quiet(args.is_quiet),
+            activity(f"tokenising {len(train_dataset):,} documents"),
+        ):
+            length = model.config.max_source_length
+            self.documents = IndexingDataset.of(train_dataset, processing_class, length, args.seed)
         self.categories = list(train_dataset["category"]) if "category" in train_dataset.column_names else None
         # Trainer would write the tokenizer's end-of-sequence id into the model's generation settings, where that
         # number is a code; so it does not get the tokenizer.
@@ -103,9 +110,18 @@ class SemanticIDTrainer(StagedTrainer):
             self.figures[stage.name] = self.run_stage(stage)
         self.args.output_dir = str(self.run_dir)
         self.leave_if_asked("after the last stage")
-        self.index = self.build_index()
+        with activity("building the index"):
+            self.index = self.build_index()
         self.leave_if_asked("before the model folder was written")
         return self.figures
+
+    def plan(self) -> list[PlannedStage]:
+        """See the base class."""
+        number, most = len(self.documents), self.args.max_steps
+        return [
+            PlannedStage(stage.name, stage.title, self.planned_steps(number, stage.epochs, most), stage.kind)
+            for stage in self.stages
+        ]
 
     def run_stage(self, stage: Stage) -> dict:
         """One stage, from where it stands: its training, then the clustering or the assignment that ends it."""
@@ -123,7 +139,9 @@ class SemanticIDTrainer(StagedTrainer):
                 self.train_stage()
                 losses |= self.measure_losses("end")
             figures = losses | self.finish_stage(stage)
-            self.log({name: value for name, value in figures.items() if isinstance(value, int | float)})
+            numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+            self.log({f"{stage.group}/{name}": value for name, value in numbers.items()})
+            self.tracking.end_stage()
             self.save_stage(folder, figures)
             return figures
         # Only the newest of the stages that are done matters, but reading each keeps this free of a special case.
@@ -133,9 +151,8 @@ class SemanticIDTrainer(StagedTrainer):
     def prepare_stage(self, stage: Stage) -> None:
         """Sets what is trained and how; Trainer would keep optimizer, schedule and wrapping of the last stage."""
         position = stage.position + 1
-        title = f"[{self.stages.index(stage) + 1}/{len(self.stages)}] {stage.title}"
         seed = self.args.seed + 1000 * position + (stage.kind == "discrete") + 2 * (stage.kind == "reconstructor")
-        self.begin_stage(stage.name, title, stage.epochs, stage.learning_rate, seed)
+        self.begin_stage(stage.name, stage.epochs, stage.learning_rate, seed)
         set_trainable(self.model, stage, self.args)
         self.documents.hint_ratio = stage.hint_ratio
         self.documents.views = self.args.contrastive_views if stage.contrasts else None
@@ -167,6 +184,7 @@ class SemanticIDTrainer(StagedTrainer):
             figures["kmeans_agreement"] = check_agreement(labels, codes, position)
         else:
             codes = most_likely_codes(codebook, hidden)
+        self.tracking.histogram(f"{stage.group}/codes", np.bincount(codes, minlength=len(codebook.weight)))
         figures |= code_figures(self.documents.codes, codes, self.categories)
         figures |= prediction_figures(predicted, self.documents.codes)
         if stage.kind == "discrete":
@@ -175,7 +193,9 @@ class SemanticIDTrainer(StagedTrainer):
 
     def initialize_codebook(self, codebook, hidden: np.ndarray, position: int) -> np.ndarray:
         """A clustering of `h^t` over the corpus gives the codes; returns its labels `(N,)`."""
-        return initialize_codebook(codebook, hidden, self.args, position)
+        how = value_at(position, self.args.codebook_init)
+        with activity(f"{self.progress.title}: {how} of {len(hidden):,} hidden states into {len(codebook.weight):,}"):
+            return initialize_codebook(codebook, hidden, self.args, position)
 
     def save_stage(self, folder: Path, figures: dict) -> None:
         """Writes weights, codes and, last, the mark that the stage is done."""

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
@@ -9,8 +10,8 @@ from transformers import TrainingArguments
 
 @dataclass
 class StagedTrainingArguments(TrainingArguments):
-    """What becomes of a run that is in the output folder already, see [`trainers.run_state.RunState.claim`], and how
-    batches are shared by several processes.
+    """What becomes of a run that is in the output folder already, see [`trainers.run_state.RunState.claim`], how
+    batches are shared by several processes, and where trackers write.
 
     Where several processes are started on a machine without an accelerator, they run on its CPU, as with `use_cpu`:
     without it, each would train a model of its own.
@@ -38,7 +39,22 @@ class StagedTrainingArguments(TrainingArguments):
         },
     )
 
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={"help": "Trackers, such as tensorboard and trackio; all: those that are installed; none."},
+    )
+    logging_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of TensorBoard's and trackio's files; default: $TENSORBOARD_LOGGING_DIR, or else runs in "
+            "output_dir. $TRACKIO_DIR wins for trackio."
+        },
+    )
+    project: str = field(default="lmindexer", metadata={"help": "Project of the run in trackio."})
+
     def __post_init__(self):
+        if self.logging_dir is None:
+            self.logging_dir = os.getenv("TENSORBOARD_LOGGING_DIR") or str(Path(self.output_dir) / "runs")
         several = int(os.environ.get("WORLD_SIZE", 1)) > 1
         self.use_cpu = self.use_cpu or several and not torch.accelerator.is_available()
         super().__post_init__()
@@ -70,6 +86,11 @@ class StagedTrainingArguments(TrainingArguments):
                 f"gradient_accumulation_steps 1, not {self.gradient_accumulation_steps} (more parts save as much "
                 "memory), with bf16, not fp16, and without torch_compile."
             )
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether this process shows no progress."""
+        return self.disable_tqdm or self.process_index > 0
 
     @property
     def num_parts(self) -> int:

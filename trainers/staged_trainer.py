@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +18,15 @@ from modeling_lmindexer.folder import naming_write_errors, reading_content, remo
 from .batch_parts import BatchParts, PartOrder
 from .folder_lock import FolderInUseError, FolderLock
 from .prefix_sampler import PrefixBatchSampler
-from .progress import HintEpoch, StageProgress
+from .progress import HintEpoch, StageProgress, quiet, without_bars_of_others
+from .remaining_time import PlannedStage
 from .run_state import RunState, keep_changed_index
 from .sharding import EmbeddingsInRoot, Twins, check_state_dict_type, is_sharded
 from .staged_args import StagedTrainingArguments
 from .stop_signals import StopSignals, leave
+from .tracking import Tracking
 
+TRACKING_NAME = "tracking.json"
 OLDER = "Delete this checkpoint; the run then goes on from the one before, or begins the stage."
 
 
@@ -87,6 +91,7 @@ class StagedTrainer(Trainer):
         own.hub_token = None  # which would be in every checkpoint
         if own.batch_parts:
             own.gradient_accumulation_steps = own.batch_parts // own.world_size
+        self.tracking = Tracking(self.run_dir / "stages" / TRACKING_NAME, own)
         own._n_gpu = min(own.n_gpu, 1)  # DataParallel would cut batches whose documents are looked at together
         super().__init__(model=model, args=own, **kwargs)
         if is_deepspeed_zero3_enabled():
@@ -105,7 +110,8 @@ class StagedTrainer(Trainer):
         self.progress, self.hint_epoch = StageProgress(), HintEpoch()
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
-        self.add_callback(self.progress)
+        for callback in (self.progress, self.tracking, *self.tracking.trackers):
+            self.add_callback(callback)
         self.add_callback(self.hint_epoch)
         self.add_callback(EmbeddingsInRoot())
         self.twins = Twins(self.args.device)
@@ -128,12 +134,27 @@ class StagedTrainer(Trainer):
             FolderInUseError: another process is writing into it.
             RunStopped: (a SystemExit) after a signal.
         """
-        with self.alone_in_folder(), self.signals:
+        with contextlib.ExitStack() as stack:
+            for entered in (self.alone_in_folder(), self.signals, quiet(self.args.is_quiet), without_bars_of_others()):
+                stack.enter_context(entered)
+            stack.callback(self.tracking.close)
             return self.run()
 
     def run(self) -> dict:
         """All stages that are not done yet; to be written by subclasses, which call `claim` first."""
         raise NotImplementedError
+
+    def plan(self) -> list[PlannedStage]:
+        """All stages of the run; to be written by subclasses."""
+        raise NotImplementedError
+
+    def planned_steps(self, items: int, epochs: float, max_steps: int = -1) -> int:
+        """About how many steps a training on so many items takes; 0 without epochs."""
+        if epochs and max_steps > 0:
+            return max_steps
+        batch = self.args.per_device_train_batch_size * self.args.num_parts
+        accumulated = 1 if self.parts else self.args.gradient_accumulation_steps
+        return math.ceil(epochs * math.ceil(items / batch / accumulated))
 
     def train_stage(self) -> None:
         """Trains the stage that has begun, from its last checkpoint if there is one."""
@@ -185,16 +206,17 @@ class StagedTrainer(Trainer):
             start_over = self.args.start_over and self.args.process_index == 0
             self.state_of_run.claim(settings, start_over=start_over, go_on=self.args.go_on)
 
-    def begin_stage(self, name: str, title: str, epochs: float, learning_rate: float, seed: int) -> None:
+    def begin_stage(self, name: str, epochs: float, learning_rate: float, seed: int) -> None:
         """Makes the trainer as good as new for a stage, whether the one before ran just now or before a stop.
 
         Args:
-            name: its folder.
-            title: what progress bars call it.
+            name: its folder, one of [`~StagedTrainer.plan`].
             epochs, learning_rate: of its training.
             seed: of everything that it draws.
         """
-        self.stage_name, self.progress.title = name, title
+        self.stage_name, plan = name, self.plan()
+        self.progress.begin(plan, name)
+        self.tracking.begin_stage(self, name, 1 + [stage.name for stage in plan].index(name))
         self.model = self.unwrap()
         if self.is_fsdp_enabled:
             self.model = self.twins.copy_of(self.model)
@@ -250,6 +272,7 @@ class StagedTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.add_to_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            self.tracking.flush()
             best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
             self.state_of_run.complete_checkpoint(
                 self.stage_name, self.state.global_step, self.num_checkpoints, best and Path(best)

@@ -51,6 +51,11 @@ class Stage:
             "reconstructor warm-up" if self.kind == "reconstructor" else f"position {self.position + 1}, {self.kind}"
         )
 
+    @property
+    def group(self) -> str:
+        """What trackers show its figures under."""
+        return "warm_up" if self.kind == "reconstructor" else f"position_{self.position + 1}"
+
 
 def hint_ratio_at(position: int, ratios: list[float]) -> float:
     """Hint ratio of a position, counted from 0: beyond the given ones each is 0.6 of the one before, as .5 to .3."""

@@ -134,6 +134,14 @@ def stopped_run(folder: Path) -> dict:
     return found | result_of(trainer) | {"seen": trainer.seen}
 
 
+def tracked_run(folder: Path) -> dict:
+    """A run of one step a stage, with trackers and progress, and what it imports."""
+    trainer = make_trainer(folder, max_steps=1, report_to=["tensorboard", "trackio"], disable_tqdm=False)
+    trainer.train()
+    imported = sorted({"tensorboard", "trackio"} & set(sys.modules))
+    return {"imported": imported, "trackers": [type(tracker).__name__ for tracker in trainer.tracking.trackers]}
+
+
 def frozen_run(folder: Path) -> dict:
     """A run whose encoder runs once, on the main process, and whose IDs have no last position; then the refusal of
     other settings."""
