@@ -11,7 +11,7 @@ def arrow():
         import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError("Reading and writing the tables of an index needs pyarrow: pip install pyarrow") from error
+        raise ImportError("The tables of a model folder need pyarrow: pip install pyarrow") from error
     return pyarrow
 
 
