@@ -71,7 +71,8 @@ def cluster(
     """
     if similarity not in ("cosine", "dot", "euclidean"):
         raise ValueError(f"similarity is one of cosine, dot and euclidean, not {similarity!r}")
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is an error in words
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     _check(vectors, num_clusters)
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     if similarity == "euclidean":
