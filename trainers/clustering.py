@@ -147,9 +147,6 @@ def _train(
     """`(K, D)` centroids of faiss, on a GPU where faiss has one."""
     import faiss
 
-    options = {}
-    if hasattr(faiss, "ClusteringInitMethod_KMEANS_PLUS_PLUS"):  # older versions start from random points
-        options["init_method"] = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
     machine = faiss.Kmeans(
         points.shape[1],
         num_clusters,
@@ -161,7 +158,7 @@ def _train(
         max_points_per_centroid=len(points),
         min_points_per_centroid=1,
         gpu=_has_gpu(),
-        **options,
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
     )
     machine.train(points)
     return machine.centroids.copy()
