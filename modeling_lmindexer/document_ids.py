@@ -9,13 +9,8 @@ from torch import BoolTensor, LongTensor, Tensor
 
 from .folder import MANIFEST_NAME, reading_again, reading_content, resolve_file, verify_files
 from .index_rules import check_ids
+from .parquet import arrow
 from .prefix_arrays import is_integer
-
-try:
-    import pyarrow
-    import pyarrow.parquet
-except ImportError:  # only reading the table of IDs needs it
-    pyarrow = None
 
 IDS_NAME = "semantic_ids.parquet"
 
@@ -57,11 +52,10 @@ class DocumentIds:
             path = resolve_file(name_or_path, IDS_NAME, optional=True, **hub_kwargs)
             if path is None:
                 return None
-            if pyarrow is None:
-                raise ImportError("Reading document ids needs pyarrow: pip install pyarrow")
+            parquet = arrow().parquet  # outside of what takes every error for a damaged file
             verify_files([path], resolve_file(name_or_path, MANIFEST_NAME, optional=True, **hub_kwargs))
             with reading_content(path, "Download or write the folder again."):
-                ids = check_ids(pyarrow.parquet.read_table(path, columns=["id"])["id"].to_pylist())
+                ids = check_ids(parquet.read_table(path, columns=["id"])["id"].to_pylist())
                 if len(ids) != count:
                     raise ValueError(f"it has {len(ids)} ids, and the prefix tree beside it {count} documents")
                 return ids

@@ -14,12 +14,7 @@ from .folder import (
     verify_files,
 )
 from .index_rules import check_ids
-
-try:
-    import pyarrow
-    import pyarrow.parquet
-except ImportError:  # only reading and writing the table needs it
-    pyarrow = None
+from .parquet import arrow
 
 DOCUMENTS_NAME = "documents.parquet"
 WAY_OUT = "Download or write the folder again; without the file, documents are shown by their ids alone."
@@ -100,8 +95,7 @@ class DocumentTable:
         Raises:
             ImportError: there is no pyarrow.
         """
-        if pyarrow is None:
-            raise ImportError("Writing the table of documents needs pyarrow: pip install pyarrow")
+        pyarrow = arrow()
         kind = pyarrow.string() if isinstance(self.document_ids[0], str) else pyarrow.int64()
         columns = {
             "id": pyarrow.array(self.document_ids, kind),
@@ -123,11 +117,10 @@ class DocumentTable:
             CorruptedFolderError: a table that cannot be read or holds something else.
         """
         path = resolve_file(name_or_path, DOCUMENTS_NAME, **hub_kwargs)
-        if pyarrow is None:
-            raise ImportError("Reading the table of documents needs pyarrow: pip install pyarrow")
+        parquet = arrow().parquet  # outside of what takes every error for a damaged file
         verify_files([path], resolve_file(name_or_path, MANIFEST_NAME, optional=True, **hub_kwargs))
         with reading_content(path, WAY_OUT):
-            with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            with parquet.ParquetFile(path, page_checksum_verification=True) as file:
                 columns = file.read(columns=["id", "text", "category"]).to_pydict()
             if set(columns) != {"id", "text", "category"}:
                 raise ValueError(f"it has the columns {sorted(columns)}, expected id, text and category")

@@ -8,12 +8,7 @@ import numpy as np
 
 from .folder import CorruptedFolderError, resolve_file
 from .index_rules import id_texts
-
-try:
-    import pyarrow
-    import pyarrow.parquet
-except ImportError:  # only reading and writing the file needs it
-    pyarrow = None
+from .parquet import arrow, unreadable
 
 CHANGES_NAME = "index_changes.parquet"
 ACTIONS = ("add", "remove", "update", "merge", "resize")
@@ -111,7 +106,7 @@ class ChangeLog:
         found = 0
         if path is not None:
             for batch in read_changes(path):
-                batch = batch.filter(pyarrow.compute.less_equal(batch["version"], self._loaded))
+                batch = batch.filter(arrow().compute.less_equal(batch["version"], self._loaded))
                 found += len(batch)
                 yield batch
         if found != self._loaded_count:
@@ -123,6 +118,7 @@ class ChangeLog:
 
     def write(self, folder: Path, has_numbers: bool) -> None:
         """Writes `index_changes.parquet` into a folder that nobody reads yet."""
+        pyarrow = arrow()
         kind = pyarrow.int64() if has_numbers else pyarrow.string()
         text = pyarrow.string()
         schema = pyarrow.schema(zip(COLUMNS, (pyarrow.int64(), text, kind, text, text), strict=True))
@@ -156,7 +152,7 @@ def read_changes(path: Path) -> Iterator:
     """
     last = 0
     try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        with arrow().parquet.ParquetFile(path, page_checksum_verification=True) as file:
             check_columns(file.schema_arrow)
             for batch in file.iter_batches(CHUNK):
                 versions = batch["version"].to_numpy(zero_copy_only=False)
@@ -169,7 +165,7 @@ def read_changes(path: Path) -> Iterator:
                 if unknown:
                     raise ValueError(f"it has the actions {sorted(unknown)}, expected some of {', '.join(ACTIONS)}.")
                 yield batch
-    except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError, MemoryError, OverflowError) as error:
+    except unreadable() as error:
         if isinstance(error, CorruptedFolderError):
             raise
         raise CorruptedFolderError(
@@ -180,7 +176,8 @@ def read_changes(path: Path) -> Iterator:
 def check_columns(schema) -> None:
     """Raises ValueError when a changelog has other columns than it should."""
     kinds = {field.name: field.type for field in schema}
-    text, whole = (pyarrow.types.is_string, pyarrow.types.is_large_string), (pyarrow.types.is_int64,)
+    types = arrow().types
+    text, whole = (types.is_string, types.is_large_string), (types.is_int64,)
     allowed = {"version": whole, "action": text, "id": text + whole, "before": text, "after": text}
     wrong = [name for name in COLUMNS if name not in kinds or not any(is_it(kinds[name]) for is_it in allowed[name])]
     if wrong or len(kinds) != len(COLUMNS):

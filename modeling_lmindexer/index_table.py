@@ -9,19 +9,10 @@ import numpy as np
 from .document_ids import IDS_NAME
 from .folder import CorruptedFolderError, atomic_path
 from .index_rules import id_texts
-
-try:
-    import pyarrow
-    import pyarrow.parquet
-except ImportError:  # only reading and writing the table needs it
-    pyarrow = None
+from .parquet import arrow, unreadable
 
 CHUNK = 65_536  # rows that are converted at once
 LARGEST = 2**62  # of flat ids, as in a prefix tree
-# What pyarrow raises where a file is not what it says.
-UNREADABLE = (OSError, KeyError, TypeError, ValueError, MemoryError, OverflowError, RecursionError) + (
-    () if pyarrow is None else (pyarrow.ArrowException,)
-)
 
 
 @dataclass
@@ -53,8 +44,7 @@ class IndexTable:
         Raises:
             ImportError: there is no pyarrow.
         """
-        if pyarrow is None:
-            raise ImportError("Writing an index needs pyarrow: pip install pyarrow")
+        pyarrow = arrow()
         kind = pyarrow.string() if isinstance(self.document_ids[0], str) else pyarrow.int64()
         positions = self.codes.shape[1]
         columns = {"id": kind, "codes": pyarrow.list_(pyarrow.int64()), "semantic_id": pyarrow.string()}
@@ -86,10 +76,8 @@ class IndexTable:
             ImportError: there is no pyarrow.
             CorruptedFolderError: a file that cannot be read or holds something else: what was found, and what to do.
         """
-        if pyarrow is None:
-            raise ImportError("Reading an index needs pyarrow: pip install pyarrow")
         try:
-            with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            with arrow().parquet.ParquetFile(path, page_checksum_verification=True) as file:
                 schema = file.schema_arrow
                 metadata = checked_metadata(schema.metadata or {})
                 names = ["id", "codes", "semantic_id"] if with_texts else ["id", "codes"]
@@ -101,7 +89,7 @@ class IndexTable:
                     if with_texts:
                         check_texts(batch["semantic_id"].to_pylist(), codes[-1], ids[-len(batch) :])
             return cls(ids, np.concatenate(codes) if codes else np.empty((0, positions), np.int64), **metadata)
-        except UNREADABLE as error:
+        except unreadable() as error:
             raise CorruptedFolderError(
                 f"{path} is not a table of semantic IDs: {error} Download or write the folder again."
             ) from error
@@ -110,9 +98,9 @@ class IndexTable:
 def version_of(folder: Path) -> int:
     """Version of the index in a folder, 0 without one that can be read."""
     try:
-        metadata = pyarrow.parquet.read_schema(folder / IDS_NAME).metadata or {}
+        metadata = arrow().parquet.read_schema(folder / IDS_NAME).metadata or {}
         return int(json.loads(metadata.get(b"version", b"0")))
-    except UNREADABLE:
+    except unreadable():
         return 0
 
 
@@ -140,7 +128,7 @@ def checked_metadata(raw: dict[bytes, bytes]) -> dict:
 
 def check_columns(schema, names: list[str]) -> None:
     """Raises ValueError when a column is missing or of another type than it should be."""
-    types = pyarrow.types
+    types = arrow().types
     is_text = (types.is_string, types.is_large_string)
     is_list = (types.is_list, types.is_large_list, types.is_fixed_size_list)
     allowed = {"id": (*is_text, types.is_integer), "codes": is_list, "semantic_id": is_text}
@@ -160,7 +148,7 @@ def checked_ids(column, first: int) -> list:
         row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise ValueError(f"row {row} has no id.")
     ids = column.to_pylist()
-    if pyarrow.types.is_uint64(column.type) and ids and max(ids) >= 2**63:
+    if arrow().types.is_uint64(column.type) and ids and max(ids) >= 2**63:
         raise ValueError(f"it has the id {max(ids)}, which 64 bits with a sign do not hold.")
     return ids
 
@@ -170,13 +158,13 @@ def checked_codes(column, positions: int) -> np.ndarray:
     if column.null_count:
         raise ValueError(f"{column.null_count} documents have no codes.")
     values = column.flatten()
-    lengths = pyarrow.compute.list_value_length(column).to_numpy(zero_copy_only=False)
+    lengths = arrow().compute.list_value_length(column).to_numpy(zero_copy_only=False)
     if (lengths != positions).any():
         wrong = int(lengths[lengths != positions][0])
         raise ValueError(f"a document has {wrong} codes, position_sizes names {positions} positions.")
     if values.null_count:
         raise ValueError(f"{values.null_count} codes are missing.")
-    return values.cast(pyarrow.int64()).to_numpy().reshape(-1, positions)
+    return values.cast(arrow().int64()).to_numpy().reshape(-1, positions)
 
 
 def check_texts(texts: list, codes: np.ndarray, ids: list) -> None:

@@ -1,13 +1,51 @@
 """Settings of all tests."""
 
+import logging
 import os
 import sys
 from pathlib import Path
 
+import pytest
+
+ROOT = Path(__file__).parents[1]
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tiny models are faster on one thread, and the processes that tests start do not fight over the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# As in setup.cfg, for scripts that run as processes of their own; a variable can name no more than whole modules.
+GOING_AWAY = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
+os.environ.setdefault("PYTHONWARNINGS", ",".join(f"error::{category}:__main__" for category in GOING_AWAY))
 
 # Test helpers of one folder import each other by name; importlib mode does not put them on the path.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def pytest_configure(config):
+    """Deprecations in scripts that tests import by name are errors, as those in packages are."""
+    scripts = [path.stem for room in ("examples", "benchmarks") for path in sorted((ROOT / room).iterdir())]
+    for category in GOING_AWAY:
+        config.addinivalue_line("filterwarnings", rf"error::{category}:({'|'.join(scripts)})\b")
+
+
+class Deprecations(logging.Handler):
+    """Collects what transformers logs, instead of warning, of what it will remove."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps a record that speaks of a deprecation."""
+        message = record.getMessage()
+        if "deprecated" in message or "will be removed in" in message:
+            self.found.append(f"{record.name}: {message}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_that_transformers_says_will_go():
+    """Fails a test in which transformers logs a deprecation; it does so once per process, for the first use."""
+    handler, logger = Deprecations(), logging.getLogger("transformers")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    assert not handler.found, "\n".join(handler.found)

@@ -67,14 +67,6 @@ def test_the_model_imports_nothing_of_ours_but_itself():
         assert "from __future__ import annotations" not in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_importing_the_model_imports_no_training():
-    heavy = ["trainers", "sklearn", "faiss", "datasets", "matplotlib"]
-    code = f"import sys, modeling_lmindexer; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]", done.stderr
-
-
 def readme_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 

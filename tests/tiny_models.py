@@ -130,3 +130,9 @@ def learning_inputs(**others):
     hidden = torch.rand(3, 7) < 0.5
     mask = inputs["attention_mask"].bool()
     return inputs | {"hint_mask": mask & ~hidden, "target_weights": (mask & hidden).float()} | others
+
+
+def enable_checkpointing(model) -> None:
+    """Activation checkpointing: the older name goes with transformers 6, the newer one came after 5.20."""
+    enable = "activation_checkpointing_enable"
+    getattr(model, enable if hasattr(model, enable) else "gradient_checkpointing_enable")()

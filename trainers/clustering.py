@@ -71,7 +71,8 @@ def cluster(
     """
     if similarity not in ("cosine", "dot", "euclidean"):
         raise ValueError(f"similarity is one of cosine, dot and euclidean, not {similarity!r}")
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is an error in words
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     _check(vectors, num_clusters)
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     if similarity == "euclidean":
@@ -146,9 +147,6 @@ def _train(
     """`(K, D)` centroids of faiss, on a GPU where faiss has one."""
     import faiss
 
-    options = {}
-    if hasattr(faiss, "ClusteringInitMethod_KMEANS_PLUS_PLUS"):  # older versions start from random points
-        options["init_method"] = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
     machine = faiss.Kmeans(
         points.shape[1],
         num_clusters,
@@ -160,7 +158,7 @@ def _train(
         max_points_per_centroid=len(points),
         min_points_per_centroid=1,
         gpu=_has_gpu(),
-        **options,
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
     )
     machine.train(points)
     return machine.centroids.copy()

@@ -41,7 +41,8 @@ def nearest_centroids(
             found, lengths = found[:, 0], _lengths(rows)
             margins = _margins(lengths, longest, rows.shape[1], euclidean)
             # Not `<=`: a score that overflowed compares as false, and is close to every other.
-            close = ~(np.abs(np.diff(best, axis=1)).min(axis=1, initial=np.inf) > margins)
+            with np.errstate(over="ignore", invalid="ignore"):
+                close = ~(np.abs(np.diff(best, axis=1)).min(axis=1, initial=np.inf) > margins)
             if not euclidean:
                 found[lengths == 0], close[lengths == 0] = 0, False
             close = np.flatnonzero(close)
@@ -80,10 +81,11 @@ def _candidates(
     rows: np.ndarray, centroids: np.ndarray, margins: np.ndarray, euclidean: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Places of all pairs that may have a row's best score, row by row, centroids ascending."""
-    scores = rows @ centroids.T  # (n, K) float32
-    if euclidean:
-        scores = 2 * scores - np.square(centroids).sum(axis=1)
-    return np.nonzero(~(scores < (scores.max(axis=1) - margins)[:, None]))
+    with np.errstate(over="ignore", invalid="ignore"):  # such a pair stays a candidate
+        scores = rows @ centroids.T  # (n, K) float32
+        if euclidean:
+            scores = 2 * scores - np.square(centroids).sum(axis=1)
+        return np.nonzero(~(scores < (scores.max(axis=1) - margins)[:, None]))
 
 
 def _best_of_pairs(

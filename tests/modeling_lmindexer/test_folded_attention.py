@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import tiny_inputs, tiny_model
+from tiny_models import enable_checkpointing, tiny_inputs, tiny_model
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.functional import scaled_dot_product_attention
@@ -81,7 +81,7 @@ def test_training_projects_no_state_and_gives_the_gradients_of_one_that_does(kin
             for module in maps:
                 module.register_full_backward_hook(lambda *_: None)
         elif way == "checkpointed":
-            model.gradient_checkpointing_enable()
+            enable_checkpointing(model)
         called.clear()
         output = model(**inputs)
         output.loss.backward()

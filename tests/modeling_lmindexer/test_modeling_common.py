@@ -10,6 +10,7 @@ from tiny_models import (
     assert_best,
     beams,
     decoder_ids,
+    enable_checkpointing,
     exhaustive_scores,
     learning_inputs,
     tiny_inputs,
@@ -302,7 +303,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(model):
         labels = torch.tensor([[1, 9, 10], [3, 5, 12], [4, 7, 11]])
         model(**tiny_inputs(), labels=labels, use_cache=use_cache).loss.backward()
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-        model.activation_checkpointing_enable()
+        enable_checkpointing(model)
     assert layers and set(calls.values()) == {1 + 2 + 2}
     for other in gradients[1:]:
         assert gradients[0].keys() == other.keys()

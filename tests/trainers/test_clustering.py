@@ -196,7 +196,6 @@ def test_equal_up_to_the_sign_of_zero_is_not_distinct():
         ({"vectors": np.full((400, 12), 1e300)}, "nan or infinity"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow")
 def test_what_cannot_be_clustered_is_an_error(vectors, change, message):
     arguments = {"vectors": vectors, "num_clusters": 16, "similarity": "dot", "seed": 0} | change
     with pytest.raises(ValueError, match=message):

@@ -35,7 +35,6 @@ def close_calls(draw):
     return (vectors + np.float32(offset)) * scale, (centroids + np.float32(offset)) * scale
 
 
-@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 @settings(deadline=None, max_examples=300)
 @given(close_calls(), st.booleans(), st.sampled_from([64, 2**24]))
 def test_labels_and_scores_are_those_of_float64(points, euclidean, block):
