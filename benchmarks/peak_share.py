@@ -11,6 +11,7 @@ the same run. Models have random weights; documents are words drawn by Zipf's la
 
 import argparse
 import gc
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -98,6 +99,7 @@ def main() -> None:
     ]  # fmt: skip
     table = []
     for variant in options.variants:
+        os.environ.pop("ACCELERATE_DYNAMO_BACKEND", None)  # in which transformers leaves what the last one asked for
         for stage in options.stages:
             table.append(row(options, corpus, variant, stage, peak))
             print(format_table(names, table[-1:]), end="\n\n", flush=True)
