@@ -1,7 +1,7 @@
 """The share of a GPU's bf16 peak that a training step of the indexing stages reaches.
 
     python benchmarks/peak_share.py
-    python benchmarks/peak_share.py --variants compiled --stages discrete --shortest 0.25 --profile profile.txt
+    python benchmarks/peak_share.py --variants compiled --stages discrete --shortest 0.25 --profile outputs/profiles
 
 A step is the trainer's own, loader and collator included, and ends when the device is done. Its operations are those of
 matrix products and attention, forward and backward, counted once by torch; what activation checkpointing or chunked
@@ -32,7 +32,7 @@ VARIANTS = {
     "plain": {},
     "compiled": {"torch_compile": True},
     "checkpointed": {"gradient_checkpointing": True},
-    "compiled, checkpointed": {"torch_compile": True, "gradient_checkpointing": True},
+    "both": {"torch_compile": True, "gradient_checkpointing": True},
 }
 _WARM_UP = 4
 
@@ -44,15 +44,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shape", choices=shapes(), default="T5-base")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=["continuous", "discrete"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["plain", "compiled"])
-    parser.add_argument("--without_liger", action="store_true", help="our own losses in chunks, also where it is there")
+    parser.add_argument(
+        "--without_liger", action="store_true", help="our own losses in chunks, also where it is there"
+    )
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--length", type=int, default=512, help="tokens of the longest documents")
-    parser.add_argument("--shortest", type=float, default=1.0, help="of the shortest documents, as a share of --length")
+    parser.add_argument(
+        "--shortest", type=float, default=1.0, help="of the shortest documents, as a share of --length"
+    )
     parser.add_argument("--documents", type=int, default=4096)
     parser.add_argument("--workers", type=int, default=8, help="processes that prepare batches")
     parser.add_argument("--rounds", type=int, default=12, help="steps after the first four")
     parser.add_argument("--matrix", type=int, default=8192, help="rows of the product that peaks are measured with")
-    parser.add_argument("--profile", help="file for the table of the kernels of three steps")
+    parser.add_argument("--profile", type=Path, help="folder for tables of the kernels of three steps")
     return parser.parse_args(argv)
 
 
@@ -69,7 +73,8 @@ def row(options: argparse.Namespace, corpus: datasets.Dataset, variant: str, sta
         counted = operations(trainer)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        with profiled(options.profile, steps) as profiler:
+        table = options.profile and options.profile / f"{variant}-{stage}.txt"
+        with profiled(table, steps) as profiler:
             seconds = step_seconds(trainer, _WARM_UP, profiler)
     memory = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
     rate, nominal = counted / seconds, nominal_rate(trainer.args.device)
@@ -77,7 +82,17 @@ def row(options: argparse.Namespace, corpus: datasets.Dataset, variant: str, sta
     del trainer
     gc.collect()
     share = rate / nominal if nominal else None
-    return [stage, variant, seconds * 1e3, tokens / seconds / 1e3, counted / 1e12, rate / 1e12, share, rate / peak, memory]
+    return [
+        stage,
+        variant,
+        seconds * 1e3,
+        tokens / seconds / 1e3,
+        counted / 1e12,
+        rate / 1e12,
+        share,
+        rate / peak,
+        memory,
+    ]
 
 
 def main() -> None:

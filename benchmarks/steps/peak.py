@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -88,7 +89,7 @@ def step_seconds(trainer: SemanticIDTrainer, warm_up: int, profiler=None) -> flo
 
 
 @contextmanager
-def profiled(path: str | None, rounds: int) -> Iterator[torch.profiler.profile | None]:
+def profiled(path: Path | None, rounds: int) -> Iterator[torch.profiler.profile | None]:
     """A profiler of the last three of some steps, whose table of what took most time goes into a file."""
     if path is None:
         yield None
@@ -101,5 +102,5 @@ def profiled(path: str | None, rounds: int) -> Iterator[torch.profiler.profile |
         yield profiler
     order = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     averages = profiler.key_averages()
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(averages.table(sort_by=order, row_limit=60, max_name_column_width=90))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(averages.table(sort_by=order, row_limit=60, max_name_column_width=90), encoding="utf-8")
