@@ -1,12 +1,13 @@
 """The share of a GPU's bf16 peak that a training step of the indexing stages reaches.
 
     python benchmarks/peak_share.py
-    python benchmarks/peak_share.py --variants compiled --stages discrete --shortest 0.25 --profile outputs/profiles
+    python benchmarks/peak_share.py --variants compiled --shortest 0.25 --profile outputs/profiles
 
-A step is the trainer's own, loader and collator included, and ends when the device is done. Its operations are those of
-matrix products and attention, forward and backward, counted once by torch; what activation checkpointing or chunked
-losses compute twice counts once. Peaks are that of the data sheet and what one large product of two matrices reaches in
-the same run. Models have random weights; documents are words drawn by Zipf's law, of which a T5's vocabulary is full.
+A step is the trainer's own, loader and collator included, and ends when the device is done. Its operations are those
+of matrix products and attention, forward and backward, as torch counts them; what activation checkpointing or chunks
+of losses compute twice counts once. Peaks are that of the data sheet, and what one large product of two matrices
+reaches in the same run. Models have random weights; documents are words drawn by Zipf's law, of which a T5's
+vocabulary is full.
 """
 
 import argparse
@@ -67,7 +68,7 @@ def row(options: argparse.Namespace, corpus: datasets.Dataset, variant: str, sta
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(
             corpus, options.shape, None, "identical", options.batch_size, options.length, Path(folder),
-            switches=switches | VARIANTS[variant],
+            switches=switches | VARIANTS[variant], dropout=options.dropout,
         )  # fmt: skip
         trainer = setting.trainer(tokenizer_of(T5_WORDS - 1), stage, steps)
         counted = operations(trainer)
@@ -109,9 +110,7 @@ def main() -> None:
     print(f"{card}, torch {torch.__version__}, transformers {transformers.__version__}, liger: {liger}")
     print(f"bf16 product of {options.matrix} x {options.matrix}: {peak / 1e12:.3g} TFLOP/s\n", flush=True)
     corpus = drawn_corpus(options.documents, options.length, T5_WORDS - 1, shortest=options.shortest, seed=0)
-    names = [
-        "stage", "variant", "step (ms)", "1,000 tokens/s", "TFLOP", "TFLOP/s", "/ nominal", "/ measured", "memory (GB)",
-    ]  # fmt: skip
+    names = ["stage", "variant", "step (ms)", "1,000 tokens/s", "TFLOP", "TFLOP/s", "/ nominal", "/ measured", "GB"]
     table = []
     for variant in options.variants:
         os.environ.pop("ACCELERATE_DYNAMO_BACKEND", None)  # in which transformers leaves what the last one asked for

@@ -18,8 +18,9 @@ def nearest_centroids(
     """The most similar centroid of every vector, the lowest of equals, and how similar it is.
 
     What counts is [`pair_scores`], in float64 and of each pair alone: the result depends on no thread, block or
-    library. But faiss, or a GPU where there is one, finds the two best of all centroids in float32, in half the time or
-    a small part of it, and without a matrix of all scores; only where rounding may have changed their order are the scores of pairs compared.
+    library. But faiss, or a GPU where there is one, finds the two best of all centroids in float32, in half the time
+    and without a matrix of all scores; only where rounding may have changed their order are the scores of pairs
+    compared.
 
     Args:
         vectors: `(N, D)` float32.

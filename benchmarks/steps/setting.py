@@ -41,6 +41,7 @@ class Setting:
         output_dir: of the trainer.
         seed: of weights, codes and batches.
         switches: what else the trainer's arguments are to be.
+        dropout: of a T5.
     """
 
     corpus: datasets.Dataset
@@ -52,6 +53,7 @@ class Setting:
     output_dir: Path
     seed: int = 0
     switches: dict = field(default_factory=lambda: {"use_cpu": True})
+    dropout: float = 0.1
 
     def model(self) -> LMIndexerForSemanticID:
         """An indexer that reconstructs every hidden token at its place, as the paper does."""
@@ -59,7 +61,9 @@ class Setting:
         values = {"codebook_sizes": [512, 512], "max_source_length": self.length, "reconstruction_target": "tokens"}
         if self.checkpoint:
             return LMIndexerForSemanticID.from_backbone(str(self.checkpoint), **values)
-        return LMIndexerForSemanticID(LMIndexerConfig(backbone_config=shapes()[self.shape], **values))
+        backbone = shapes()[self.shape]
+        backbone.dropout_rate = self.dropout
+        return LMIndexerForSemanticID(LMIndexerConfig(backbone_config=backbone, **values))
 
     def tokenizer(self):
         """The checkpoint's, or one that is trained on the corpus: its words are fewer than the model has."""

@@ -2,11 +2,11 @@
 
     python tests/long/one_gpu.py
 
-Four small runs beside each other: two with `--full_determinism --batch_parts 4`, dropout and bf16, which must end with
-the same files; one like them that is stopped by SIGTERM inside a stage and started again, with the same files too; and
-one by `accelerate launch` with `examples/accelerate/fsdp2.yaml` on one process, whose model must be on the GPU whenever
-the corpus is looked at between two trainings. Prints a line per check; exits with 1 when one does not hold. With
-`--cpu` it runs on the CPU, to see that it runs, without FSDP2.
+Four small runs: two with `--full_determinism --batch_parts 4`, dropout and bf16, which must end with the same files;
+one like them that is stopped by SIGTERM inside a stage and started again, with the same files too; and one by
+`accelerate launch` with `examples/accelerate/fsdp2.yaml` on one process, whose model must be on the GPU whenever the
+corpus is looked at between two trainings. Prints a line per check; exits with 1 when one does not hold. With `--cpu`
+it runs on the CPU, to see that it runs, without FSDP2.
 """
 
 import argparse
