@@ -48,6 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--without_liger", action="store_true", help="our own losses in chunks, also where it is there"
     )
+    parser.add_argument("--dropout", type=float, default=0.1, help="of the backbone; T5's own by default")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--length", type=int, default=512, help="tokens of the longest documents")
     parser.add_argument(
