@@ -12,7 +12,6 @@ from .configuration_lmindexer import LMIndexerConfig
 from .outputs import ReconstructionOutput
 from .word_losses import losses_of_scores, word_losses
 
-
 # Not cuDNN's, which plans 20 ms for every new shape: here nearly every batch has one.
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
