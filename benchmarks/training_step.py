@@ -35,7 +35,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("LMINDEXER_DATA"), help="the data sets")
-    parser.add_argument("--shapes", nargs="+", choices=shapes(), default=list(shapes()))
+    parser.add_argument("--shapes", nargs="+", choices=shapes(), default=["tiny", "T5-small", "MiniLM-L6"])
     parser.add_argument("--checkpoint", type=Path, help="folder of an encoder, for MiniLM-L6's weights and tokenizer")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--views", nargs="+", choices=["identical", "dropout"], default=["identical"])

@@ -1,13 +1,19 @@
 """The reconstructor: rebuilds a document's hidden tokens from its codes and the tokens left visible (Eq. 5 and 7)."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_lmindexer import LMIndexerConfig
 from .outputs import ReconstructionOutput
 from .word_losses import losses_of_scores, word_losses
+
+# Not cuDNN's, which plans 20 ms for every new shape: here nearly every batch has one.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def sinusoidal_positions(length: int, width: int, like: torch.Tensor) -> torch.Tensor:
@@ -69,13 +75,14 @@ class ReconstructorLayer(GradientCheckpointingLayer):
         )
         key, value = key_value.chunk(2, dim=-1)
         mask = F.pad(hint_mask, (0, 1), value=True)[:, None, None, :]
-        attended = F.scaled_dot_product_attention(
-            query.view(batch, -1, self.num_heads, width // self.num_heads).transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        with sdpa_kernel(_KERNELS) if query.is_cuda else nullcontext():
+            attended = F.scaled_dot_product_attention(
+                query.view(batch, -1, self.num_heads, width // self.num_heads).transpose(1, 2),
+                key.transpose(1, 2),
+                value.transpose(1, 2),
+                attn_mask=mask,
+                dropout_p=self.dropout if self.training else 0.0,
+            )
         attended = attended.transpose(1, 2).reshape(-1, codes, width).index_select(0, own)
         hidden = queries + F.dropout(self.output(attended), self.dropout, self.training)
         return hidden + F.dropout(self.feed_forward(self.feed_forward_norm(hidden)), self.dropout, self.training)

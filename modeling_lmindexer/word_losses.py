@@ -11,6 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 # Predictions x words whose scores are kept for the backward pass, 128 MB in float32; beyond, they are computed twice.
 SCORES_AT_ONCE = 2**25
+# Of a GPU, whose products are slow where they are small: 1 GB.
+SCORES_AT_ONCE_ON_CUDA = 2**28
+# Tensor cores take rows of 16 bytes; products of other widths run at a third of the rate.
+_MULTIPLE = 8
 
 
 def word_losses(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -25,7 +29,9 @@ def word_losses(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
         bias: `b`, `(words,)`.
         targets: words `(predictions,)`, or distributions over them `(predictions, words)`.
     """
-    size = max(1, SCORES_AT_ONCE // len(weight))
+    if hidden.is_cuda:
+        weight, bias, targets = fill_up(weight, bias, targets)
+    size = max(1, (SCORES_AT_ONCE_ON_CUDA if hidden.is_cuda else SCORES_AT_ONCE) // len(weight))
     if len(hidden) <= size:
         return _losses(hidden, weight, bias, targets)
     fused = liger_losses() if hidden.is_cuda else None
@@ -36,6 +42,17 @@ def word_losses(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, 
         checkpoint(_losses, part, weight, bias, wanted, use_reentrant=False, preserve_rng_state=False)
         for part, wanted in chunks
     ])  # fmt: skip
+
+
+def fill_up(
+    weight: torch.Tensor, bias: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Words that nothing predicts, so that there are a multiple of eight; arguments as for [`word_losses`]."""
+    more = -len(weight) % _MULTIPLE
+    if more and targets.is_floating_point():
+        targets = F.pad(targets, (0, more))
+    # Finite: a target of 0 times minus infinity would be no number.
+    return F.pad(weight, (0, 0, 0, more)), F.pad(bias, (0, more), value=torch.finfo(bias.dtype).min / 2), targets
 
 
 @cache

@@ -1,11 +1,15 @@
 """The nearest centroid of every vector, exactly: by float32 scores, and by float64 where two are close."""
 
+from collections.abc import Callable
+
 import numpy as np
+import torch
 
 from .progress import progress_bar
 from .prototypes import chunks
 
 _COPIES = 8  # of a block of vectors, at once, in float64
+_SCORES_ON_DEVICE = 2**28  # 1 GB in float32
 
 
 def nearest_centroids(
@@ -14,8 +18,9 @@ def nearest_centroids(
     """The most similar centroid of every vector, the lowest of equals, and how similar it is.
 
     What counts is [`pair_scores`], in float64 and of each pair alone: the result depends on no thread, block or
-    library. But faiss finds the two best of all centroids in float32, in half the time and without a matrix of all
-    scores; only where rounding may have changed their order are the scores of pairs compared.
+    library. But faiss, or a GPU where there is one, finds the two best of all centroids in float32, in half the time
+    and without a matrix of all scores; only where rounding may have changed their order are the scores of pairs
+    compared.
 
     Args:
         vectors: `(N, D)` float32.
@@ -26,19 +31,18 @@ def nearest_centroids(
     Returns:
         labels `(N,)` int64 and scores `(N,)` float64.
     """
-    import faiss
-
     labels, scores = np.empty(len(vectors), dtype=np.int64), np.empty(len(vectors))
     # What is taken off all centroids changes no order; smaller numbers have smaller rounding errors.
     middle = centroids.mean(axis=0)
     shifted = centroids - middle
     longest = _lengths(shifted).max()
-    metric = faiss.METRIC_L2 if euclidean else faiss.METRIC_INNER_PRODUCT
+    two_best = _two_best_on_device if torch.cuda.is_available() else _two_best_by_faiss
+    find = two_best(shifted, euclidean)
     with progress_bar(description=description, total=len(vectors), disable=description is None) as bar:
         for part in chunks(len(vectors), _COPIES * vectors.shape[1]):
             rows = vectors[part] - middle if euclidean else vectors[part]
-            best, found = faiss.knn(rows, shifted, min(2, len(centroids)), metric)
-            found, lengths = found[:, 0], _lengths(rows)
+            best, found = find(rows)
+            lengths = _lengths(rows)
             margins = _margins(lengths, longest, rows.shape[1], euclidean)
             # Not `<=`: a score that overflowed compares as false, and is close to every other.
             with np.errstate(over="ignore", invalid="ignore"):
@@ -53,6 +57,49 @@ def nearest_centroids(
             labels[part], scores[part] = found, pair_scores(vectors[part], centroids[found], euclidean)
             bar.update(len(rows))
     return labels, scores
+
+
+def _two_best_by_faiss(centroids: np.ndarray, euclidean: bool) -> Callable:
+    """A function of rows `(n, D)` to their two best scores `(n, 2)`, in float32, and the best centroids `(n,)`; one
+    score, where there is one centroid."""
+    import faiss
+
+    metric = faiss.METRIC_L2 if euclidean else faiss.METRIC_INNER_PRODUCT
+
+    def find(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        best, found = faiss.knn(rows, centroids, min(2, len(centroids)), metric)
+        return best, found[:, 0]
+
+    return find
+
+
+def _two_best_on_device(centroids: np.ndarray, euclidean: bool, device: str = "cuda") -> Callable:
+    """As [`_two_best_by_faiss`]; scores of squared distances are without the squares of the rows, whose order and
+    differences they do not change."""
+    columns = torch.from_numpy(centroids).to(device).T
+    squares = columns.square().sum(dim=0)
+
+    def of_block(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = rows.to(device) @ columns
+        if euclidean:
+            scores = scores.mul_(2).sub_(squares)
+        best, found = scores.max(dim=1, keepdim=True)
+        if len(centroids) == 1:
+            return best.cpu(), found[:, 0].cpu()
+        second = scores.scatter_(1, found, -torch.inf).amax(dim=1, keepdim=True)
+        return torch.cat([best, second], dim=1).cpu(), found[:, 0].cpu()
+
+    def find(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # TF32 has errors beyond the margins
+        try:
+            size = max(1, _SCORES_ON_DEVICE // len(centroids))
+            blocks = [of_block(block) for block in torch.from_numpy(rows).split(size)]
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return tuple(torch.cat(parts).numpy() for parts in zip(*blocks, strict=True))
+
+    return find
 
 
 def pair_scores(vectors: np.ndarray, centroids: np.ndarray, euclidean: bool) -> np.ndarray:

@@ -43,17 +43,17 @@ class Twins:
     every stage gets a copy, and leaves what it learned in the whole model, which all processes hold between trainings.
 
     Args:
-        device: where the whole model works between trainings. During one it is on the CPU, out of the shards' way,
-            but after an evaluation.
+        device: where the whole model works between trainings, and its copy until it is cut. During a training the
+            whole model is on the CPU, out of the shards' way, but after an evaluation.
     """
 
     def __init__(self, device: torch.device):
         self.device, self.whole = device, None
 
     def copy_of(self, model: nn.Module) -> nn.Module:
-        """A copy of the whole model for a stage to train, on the CPU, from where FSDP takes its shards."""
+        """A copy of the whole model for a stage to train, on the device: losses are measured before it is cut."""
         self.whole = model.to("cpu")
-        return copy.deepcopy(self.whole)
+        return copy.deepcopy(self.whole).to(self.device)
 
     @torch.no_grad()
     def gather(self, sharded: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 from modeling_lmindexer.folder import naming_write_errors, reading_content, remove_partial
 
 from .batch_parts import BatchParts, PartOrder
+from .compiled_layers import compile_encoder_layers
 from .folder_lock import FolderInUseError, FolderLock
 from .prefix_sampler import PrefixBatchSampler
 from .progress import HintEpoch, StageProgress, quiet, without_bars_of_others
@@ -99,6 +100,8 @@ class StagedTrainer(Trainer):
                 "DeepSpeed's ZeRO-3 leaves no process a whole model, which clustering and assignment between the "
                 "trainings need: take examples/accelerate/fsdp2.yaml, which shards as much, or ZeRO-2."
             )
+        if own.torch_compile and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            compile_encoder_layers(self.model, own, self.accelerator)
         self.parts = None
         if own.batch_parts:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from trainers.clustering import kmeans
+from trainers.nearest import nearest_centroids
 from trainers.prototypes import chunks
 
 SAMPLE = 2_000
@@ -55,6 +56,23 @@ def peak_mb() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
+def assign(vectors: np.ndarray, options: argparse.Namespace) -> bool:
+    """Finds the nearest of some vectors, as centroids, of every one; returns whether some are wrong."""
+    rng = np.random.default_rng(options.seed)
+    centroids = vectors[rng.choice(len(vectors) - ZEROS, options.centroids, replace=False)]
+    started = time.time()
+    labels, _ = nearest_centroids(vectors, centroids, False)
+    print(
+        f"{len(vectors):,} x {options.dimensions} vectors, {len(centroids):,} centroids: {time.time() - started:.1f} s"
+    )
+    rows = rng.choice(len(vectors) - ZEROS, min(SAMPLE, len(vectors) - ZEROS), replace=False)
+    wrong = np.count_nonzero(best_of_all(vectors[rows], centroids)[0] != labels[rows])
+    print(
+        f"{wrong} of {len(rows):,} sampled vectors have another code than by float64" + ("   BROKEN" if wrong else "")
+    )
+    return bool(wrong)
+
+
 def main() -> None:
     """Parses arguments, clusters and checks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -62,8 +80,11 @@ def main() -> None:
     parser.add_argument("--centroids", type=int, default=51_200)
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--assignment_only", action="store_true", help="to vectors of the set: for a GPU")
     options = parser.parse_args()
     vectors = planted(options.vectors, options.dimensions, options.seed)
+    if options.assignment_only:
+        sys.exit(assign(vectors, options))
     before, wall, cpu = peak_mb(), time.time(), time.process_time()
     centroids, labels = kmeans(vectors, options.centroids, similarity="cosine", seed=options.seed)
     wall, cpu, grown = time.time() - wall, time.process_time() - cpu, peak_mb() - before

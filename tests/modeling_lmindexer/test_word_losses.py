@@ -81,6 +81,27 @@ class OnCuda(torch.Tensor):
     is_cuda = True
 
 
+@pytest.mark.parametrize("distributions", [False, True])
+@pytest.mark.parametrize("at_once", [3 * WORDS, 10**6])
+def test_words_that_fill_up_a_product_change_nothing(monkeypatch, distributions, at_once):
+    """Seven words become eight on a GPU, here on what says that it is one."""
+    monkeypatch.setattr(module, "SCORES_AT_ONCE_ON_CUDA", at_once)
+    monkeypatch.setattr(module, "liger_losses", lambda: None)
+    results, widths = [], []
+    losses_of = module._losses
+    monkeypatch.setattr(
+        module, "_losses", lambda hidden, weight, *rest: widths.append(len(weight)) or losses_of(hidden, weight, *rest)
+    )
+    for function in (word_losses, plain):
+        hidden, *others = inputs(distributions)
+        losses = function(hidden.as_subclass(OnCuda) if function is word_losses else hidden, *others)
+        losses.sum().backward()
+        leaves = [hidden, *others[:2]]
+        results.append([tensor.as_subclass(torch.Tensor) for tensor in (losses, *(leaf.grad for leaf in leaves))])
+    torch.testing.assert_close(*results)
+    assert set(widths) == {8}
+
+
 @pytest.mark.parametrize("at_once, kind, used", [(1, "words", True), (10**6, "words", False), (1, "bags", False)])
 def test_liger_takes_many_predictions_of_single_words_on_a_gpu(monkeypatch, at_once, kind, used):
     calls = []
@@ -89,7 +110,7 @@ def test_liger_takes_many_predictions_of_single_words_on_a_gpu(monkeypatch, at_o
         calls.append(targets)
         return F.cross_entropy(hidden @ weight.T + bias, targets, reduction="none")
 
-    monkeypatch.setattr(module, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "SCORES_AT_ONCE_ON_CUDA", at_once)
     monkeypatch.setattr(module, "liger_losses", lambda: fused)
     hidden, *others = inputs(distributions=kind == "bags", dtype=torch.float32)
     losses = word_losses(hidden.as_subclass(OnCuda), *others)

@@ -1,15 +1,18 @@
 """The nearest centroid by float32 and float64 is the one of float64 alone, whatever the blocks and threads."""
 
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers import nearest
 from trainers.nearest import nearest_centroids, pair_scores
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TINY = np.float32(2.0**-23)  # one unit in the last place of numbers from 1 to 2
 
 
@@ -36,12 +39,16 @@ def close_calls(draw):
 
 
 @settings(deadline=None, max_examples=300)
-@given(close_calls(), st.booleans(), st.sampled_from([64, 2**24]))
-def test_labels_and_scores_are_those_of_float64(points, euclidean, block):
+@given(close_calls(), st.booleans(), st.sampled_from([64, 2**24]), st.booleans())
+def test_labels_and_scores_are_those_of_float64(points, euclidean, block, on_device):
+    """By faiss, and by what takes its place on a GPU, here on the CPU where there is none."""
     vectors, centroids = points
     expected = best_of_all(vectors, centroids, euclidean)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainers.prototypes._SCORES_IN_MEMORY", block)
+        patch.setattr(torch.cuda, "is_available", lambda: on_device)
+        patch.setattr(nearest, "_two_best_on_device", partial(nearest._two_best_on_device, device=DEVICE))
+        patch.setattr(nearest, "_SCORES_ON_DEVICE", block)
         found = nearest_centroids(vectors, centroids, euclidean)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_array_equal(found[1], expected[1])

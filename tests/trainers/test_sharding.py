@@ -19,11 +19,17 @@ class Moved(nn.Linear):
         self.places.append(torch.device(device))
         return self
 
+    def __deepcopy__(self, memo):
+        copied = Moved()
+        copied.load_state_dict(self.state_dict())
+        return copied
+
 
 def test_the_whole_model_works_on_the_device_and_makes_way_for_a_training():
     twins, model = Twins(torch.device("cuda", 1)), Moved()
     stage = twins.copy_of(model)
     assert model.places == [torch.device("cpu")] and stage is not model
+    assert stage.places == [torch.device("cuda", 1)]
     nn.init.constant_(stage.weight, 7.0)
     assert twins.gather(stage) is model
     assert model.places[1:] == [torch.device("cuda", 1)] and (model.weight == 7).all()

@@ -66,10 +66,14 @@ def test_bf16_is_near_full_precision_and_keeps_float32_weights(tmp_path, stage, 
 
 
 @pytest.mark.slow
-def test_a_compiled_model_gives_the_same_losses(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_layers_give_the_same_losses(tmp_path, kind):
     """Traced by dynamo and differentiated ahead of time; the code that inductor would make of it needs a compiler."""
+    torch._dynamo.reset()
     switches = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
-    (losses, _), (expected, _) = (
-        steps_of(trainer_at(tmp_path / str(len(own)), "discrete", "t5", **own)) for own in (switches, {})
-    )
+    trainers = [trainer_at(tmp_path / str(len(own)), "discrete", kind, **own) for own in ({}, switches)]
+    (expected, _), (losses, _) = map(steps_of, trainers)
     assert losses == pytest.approx(expected, abs=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] in (1, 2)  # T5's first layer is of its own
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert trainers[0].model.state_dict().keys() == trainers[1].unwrap().state_dict().keys()
