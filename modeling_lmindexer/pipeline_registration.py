@@ -3,34 +3,24 @@
 `import modeling_lmindexer` does not import them: with transformers 5.20 that takes 70 ms, and few programs use one.
 """
 
+import importlib
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 
-THEIRS = "transformers.pipelines"
-
-
-def register_pipelines() -> None:
-    """Makes `pipeline("semantic-id", ...)` and `pipeline("semantic-retrieval", ...)` known."""
-    from transformers import AutoModel
-    from transformers.pipelines import PIPELINE_REGISTRY
-
-    from .pipelines import PIPELINES
-
-    for task, kind in PIPELINES.items():
-        PIPELINE_REGISTRY.register_pipeline(task, kind, pt_model=AutoModel, type="text")
+THEIRS, OURS = "transformers.pipelines", f"{__package__}.pipelines"
 
 
 def register_when_asked_for() -> None:
-    """Registers the pipelines now if transformers' are imported, or else as soon as they are."""
+    """Imports our pipelines, which registers them, if transformers' are imported, or else as soon as they are."""
     if THEIRS in sys.modules:
-        register_pipelines()
+        importlib.import_module(OURS)
     elif not any(isinstance(finder, RegisteringFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, RegisteringFinder())
 
 
 class RegisteringFinder(MetaPathFinder):
-    """Finds transformers' pipelines where they are, and registers ours once they have been imported."""
+    """Finds transformers' pipelines where they are, and has ours imported after them."""
 
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
         if name != THEIRS:
@@ -40,10 +30,10 @@ class RegisteringFinder(MetaPathFinder):
             return spec
         execute = spec.loader.exec_module
 
-        def execute_and_register(module) -> None:
+        def execute_and_go_on(module) -> None:
             execute(module)
             sys.meta_path.remove(self)
-            register_pipelines()
+            importlib.import_module(OURS)  # nothing to do where they are what asked for theirs
 
-        spec.loader.exec_module = execute_and_register
+        spec.loader.exec_module = execute_and_go_on
         return spec

@@ -11,7 +11,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from transformers.pipelines import Pipeline
+from transformers import AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .document_table import DocumentTable
 from .index_rules import id_texts
@@ -249,6 +251,10 @@ class SemanticRetrievalPipeline(LMIndexerPipeline):
         self, inputs: dict, top_k: int = 10, num_beams: int | None = None, allowed=None, rescoring=None
     ) -> dict[str, torch.Tensor]:
         """`ids` `(texts, IDs, positions)` and `scores` `(texts, IDs)`, -inf where a text has fewer."""
+        if rescoring is True and self.vectors is None:
+            raise ValueError(
+                "There are no vectors of documents beside the index: compute them with DocumentVectors.of."
+            )
         if rescoring is None or rescoring is True:
             rescoring = self.vectors
         found = self.model.search(
@@ -281,14 +287,6 @@ class SemanticRetrievalPipeline(LMIndexerPipeline):
             self.vectors.save_pretrained(save_directory)
 
 
-PIPELINES = {"semantic-id": SemanticIDPipeline, "semantic-retrieval": SemanticRetrievalPipeline}
-
-
-def custom_pipelines() -> dict[str, dict]:
-    """What `config.json` says of them, for `pipeline(..., trust_remote_code=True)` without this package."""
-    return {task: {"impl": f"pipelines.{kind.__name__}", "pt": ["AutoModel"]} for task, kind in PIPELINES.items()}
-
-
 def given(**settings) -> dict:
     """The settings that are not `None`."""
     return {name: value for name, value in settings.items() if value is not None}
@@ -299,3 +297,16 @@ def check_counts(least: int, **counts) -> None:
     for name, count in given(**counts).items():
         if type(count) is not int or count < least:
             raise ValueError(f"{name} is {count!r}; it must be a whole number, at least {least}.")
+
+
+PIPELINES = {"semantic-id": SemanticIDPipeline, "semantic-retrieval": SemanticRetrievalPipeline}
+
+
+def custom_pipelines() -> dict[str, dict]:
+    """What `config.json` says of them, for `pipeline(..., trust_remote_code=True)` without this package."""
+    return {task: {"impl": f"pipelines.{kind.__name__}", "pt": ["AutoModel"]} for task, kind in PIPELINES.items()}
+
+
+if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):  # a folder's copy is found by its config.json
+    for _task, _kind in PIPELINES.items():
+        PIPELINE_REGISTRY.register_pipeline(_task, _kind, pt_model=AutoModel, type="text")

@@ -68,7 +68,7 @@ def test_the_model_imports_nothing_of_ours_but_itself():
 
 @pytest.mark.slow
 def test_importing_the_model_imports_no_training():
-    heavy = ["trainers", "sklearn", "faiss", "datasets", "matplotlib"]
+    heavy = ["trainers", "sklearn", "faiss", "datasets", "matplotlib", "transformers.pipelines"]
     code = f"import sys, modeling_lmindexer; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
