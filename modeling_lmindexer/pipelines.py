@@ -109,11 +109,11 @@ class LMIndexerPipeline(Pipeline):
         return {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """As in transformers; index and table of documents go along."""
+        """As in transformers; index and table of documents go along, unless the pipeline needed none so far."""
         super().save_pretrained(save_directory, **kwargs)
-        self.index.save_pretrained(save_directory)
-        if self.documents is not None:
-            self.documents.save_pretrained(save_directory)
+        for part in (vars(self).get("index"), vars(self).get("documents")):
+            if part is not None:
+                part.save_pretrained(save_directory)
 
 
 class SemanticIDPipeline(LMIndexerPipeline):

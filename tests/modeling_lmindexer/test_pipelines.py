@@ -210,6 +210,13 @@ def test_a_saved_pipeline_is_a_whole_folder(task, folder, tmp_path):
     assert second(TEXTS, batch_size=2) == first(TEXTS, batch_size=2)
 
 
+def test_a_pipeline_that_needs_no_index_is_saved_without(tmp_path):
+    first = pipeline("semantic-id", model=tiny_model("t5"), tokenizer=tiny_tokenizer(), return_path=False)
+    first.save_pretrained(tmp_path)
+    assert pipeline("semantic-id", model=str(tmp_path), return_path=False)(TEXTS) == first(TEXTS)
+    assert not (tmp_path / "semantic_ids.parquet").exists()
+
+
 def test_with_the_package_no_pipeline_asks_for_trust(folder):
     named = json.loads((folder / "config.json").read_text())["custom_pipelines"]
     assert named == {
