@@ -5,21 +5,20 @@
     python examples/search.py outputs/python_docs
 
 Without a query it asks for one after the other. Where the folder has vectors of its documents, what the beam finds is
-ordered by them, too.
+ordered by them, too; where it keeps their texts, each is shown by its beginning.
 """
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, pipeline
 from transformers.utils import logging
 
-from modeling_lmindexer import DocumentVectors, SemanticIndex
-from modeling_lmindexer.text_codes import tokenize
+from modeling_lmindexer import SemanticIndex
+
+SHOWN = 70  # characters of a document's text
 
 
 def read_queries(arguments: argparse.Namespace) -> Iterator[str]:
@@ -49,26 +48,23 @@ def main() -> None:
     parser.add_argument("--num_beams", type=int, default=20, help="width of the beam search")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
-    vectors = None
+    num_beams = max(arguments.num_beams, arguments.top_k)
     try:
-        index = SemanticIndex.from_pretrained(arguments.model)
-        with contextlib.suppress(FileNotFoundError):
-            vectors = DocumentVectors.from_pretrained(arguments.model, index)
-        model = AutoModel.from_pretrained(arguments.model).eval()  # importing modeling_lmindexer has registered it
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+        # One by one, so that an error names the file; pipeline("semantic-retrieval", arguments.model) loads the same.
+        parts = {
+            "index": SemanticIndex.from_pretrained(arguments.model),
+            "model": AutoModel.from_pretrained(arguments.model),  # importing modeling_lmindexer has registered it
+            "tokenizer": AutoTokenizer.from_pretrained(arguments.model),
+        }
+        search = pipeline("semantic-retrieval", **parts, top_k=arguments.top_k, num_beams=num_beams)
+        _ = search.vectors  # loaded before the first query, too
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    semantic_ids = dict(zip(index.document_ids, index.semantic_ids, strict=True))
     for query in read_queries(arguments):
-        inputs = tokenize(tokenizer, query, model.config.max_source_length, return_tensors="pt")
-        with torch.inference_mode():
-            result = model.search(
-                index=index, num_beams=max(arguments.num_beams, arguments.top_k), top_k=arguments.top_k,
-                rescoring=vectors, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-            )  # fmt: skip
         print(f"\n{query}")
-        for document, score in zip(result.documents[0], result.scores[0].tolist(), strict=False):
-            print(f"  {score:8.3f}  {semantic_ids[document]:18}  {document}")
+        for found in search(query):
+            text = f": {' '.join(found['text'].split())[:SHOWN]}" if found["text"] else ""
+            print(f"  {found['score']:8.3f}  {found['semantic_id']:18}  {found['id']}{text}")
 
 
 if __name__ == "__main__":

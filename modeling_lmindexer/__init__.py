@@ -1,6 +1,7 @@
 """Language Models as Semantic Indexers: the model, its prefix tree and its document index.
 
-Importing this package registers the model, so that `AutoModel.from_pretrained` needs no `trust_remote_code`.
+Importing this package registers the model, so that `AutoModel.from_pretrained` needs no `trust_remote_code`, and the
+pipelines "semantic-id" and "semantic-retrieval".
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
@@ -14,6 +15,7 @@ from .logits_process import PrefixTreeLogitsProcessor
 from .modeling_lmindexer import LMIndexerForSemanticID
 from .outputs import LMIndexerOutput, SearchOutput
 from .packed_weights import pack_weights
+from .pipeline_registration import register_when_asked_for
 from .prefix_overview import IDTreeOverview, PrefixOverview
 from .prefix_tree import PrefixTree
 from .semantic_index import SemanticIndex
@@ -21,6 +23,7 @@ from .semantic_index import SemanticIndex
 AutoConfig.register("lmindexer", LMIndexerConfig, exist_ok=True)
 AutoModel.register(LMIndexerConfig, LMIndexerForSemanticID, exist_ok=True)
 AutoModelForSeq2SeqLM.register(LMIndexerConfig, LMIndexerForSemanticID, exist_ok=True)
+register_when_asked_for()
 
 __all__ = [
     "CorruptedFolderError",

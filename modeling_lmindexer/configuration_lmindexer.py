@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 SIMILARITIES = ("cosine", "dot", "euclidean")
 # Temperatures of the code distribution: the paper has none, which suits unnormalised products; cosines live in
@@ -81,6 +82,10 @@ class LMIndexerConfig(PreTrainedConfig):
         self.codebook_sizes = list(self.codebook_sizes)
         if self.code_temperature is None:
             self.code_temperature = DEFAULT_TEMPERATURES.get(self.similarity)
+        if not type(self).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):
+            # What a folder says of its own pipelines is for users without this package, which has them: with it on the
+            # config, `pipeline` would ask for trust.
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     @classmethod

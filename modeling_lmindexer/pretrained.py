@@ -41,6 +41,7 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["T5Block", "CrossAttendingLayer"]
     _keys_to_ignore_on_load_unexpected = [r"^reconstructor\."]
+    hub_kwargs: dict = {}  # what it was loaded with, for the index beside it
 
     def post_init(self) -> None:
         """As in transformers; the layers that a device or a shard takes whole are those that this model has, for FSDP
@@ -108,6 +109,7 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
                 f"The weights in {name} have other shapes than its config.json says. Download or write the folder "
                 "again."
             ) from error
+        model.hub_kwargs = hub_kwargs
         check_finite(model, name)
         if is_plain and (missing := [key for key in report["missing_keys"] if key.startswith("backbone.")]):
             raise ValueError(
@@ -122,7 +124,14 @@ class LMIndexerPreTrainedModel(PreTrainedModel):
         self.config.auto_map = dict.fromkeys(
             ("AutoModel", "AutoModelForSeq2SeqLM"), f"modeling_lmindexer.{type(self).__name__}"
         )
-        super().save_pretrained(save_directory, **kwargs)
+        # Imported here: transformers' pipelines take a while. And the copy of the code takes them along.
+        from .pipelines import custom_pipelines
+
+        self.config.custom_pipelines = custom_pipelines()
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            del self.config.custom_pipelines  # of the folder, see LMIndexerConfig
         folder = Path(save_directory)
         if kwargs.get("is_main_process", True) and (folder / MANIFEST_NAME).exists():
             written = ("model", "config.json", "generation_config.json")

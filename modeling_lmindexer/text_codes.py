@@ -43,19 +43,25 @@ def assigned_ids(model, tokenizer, texts: list[str], batch_size: int) -> LongTen
     return torch.cat(read_texts(model, tokenizer, texts, batch_size, lambda inputs, _: model.assign(**inputs).cpu()))
 
 
+@torch.no_grad()
+def assign_with_scores(model, input_ids: LongTensor, attention_mask: LongTensor) -> tuple[LongTensor, Tensor]:
+    """As `model.assign`, and the log-probability `(batch,)` of each ID's codes, of all learned positions."""
+    offsets = model.config.position_offsets
+    states, mask = model.encode(input_ids, attention_mask)
+    ids = model.assign(encoder_outputs=states, attention_mask=mask)
+    prefix = pad(ids[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
+    logits = model(encoder_outputs=states, attention_mask=mask, decoder_input_ids=prefix).code_logits
+    score = torch.zeros(len(ids), device=ids.device)
+    for t, scores in enumerate(logits):
+        score += scores.float().log_softmax(-1).gather(1, ids[:, t : t + 1] - offsets[t])[:, 0]
+    return ids, score
+
+
 def assigned_with_scores(model, tokenizer, texts: list[str], batch_size: int) -> tuple[LongTensor, Tensor]:
     """As [`assigned_ids`], and the log-probability `(texts,)` of each one's codes, of all learned positions."""
-    offsets = torch.tensor(model.config.position_offsets)
 
     def scored(inputs: dict, _: slice) -> tuple[LongTensor, Tensor]:
-        states, mask = model.encode(**inputs)
-        ids = model.assign(encoder_outputs=states, attention_mask=mask)
-        prefix = pad(ids[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
-        logits = model(encoder_outputs=states, attention_mask=mask, decoder_input_ids=prefix).code_logits
-        score = torch.zeros(len(ids), device=ids.device)
-        for t, scores in enumerate(logits):
-            score += scores.float().log_softmax(-1).gather(1, ids[:, t : t + 1] - offsets[t])[:, 0]
-        return ids.cpu(), score.cpu()
+        return tuple(values.cpu() for values in assign_with_scores(model, **inputs))
 
     if not texts:
         return assigned_ids(model, tokenizer, texts, batch_size), torch.empty(0)

@@ -30,6 +30,10 @@ print(index.documents_of(ids))
 
 Without the package: `AutoModel.from_pretrained(folder, trust_remote_code=True)`, then `model.load_index(folder)` and
 `model.load_prefix_tree(folder)`.
+
+In one call, by `from transformers import pipeline`: `pipeline("semantic-retrieval", model=folder)(text)` finds
+documents, `pipeline("semantic-id", model=folder)(text)` gives the ID and what is under its prefixes; without the
+package, both take `trust_remote_code=True`.
 """
 
 TEMPLATE = (
