@@ -32,7 +32,7 @@ class HeldPrefix:
 
 @dataclass(frozen=True)
 class BeamPosition:
-    """What the beam held after a position, most likely first, out of `candidates` prefixes that exist and are allowed."""
+    """What the beam held after a position, most likely first, out of `candidates` that exist and are allowed."""
 
     held: tuple[HeldPrefix, ...]
     candidates: int
@@ -87,21 +87,22 @@ def path_html(path: list[BeamPosition]) -> str:
         held = len(position.held)
         gave_up = position.candidates - held
         pruned = f", {gave_up:,} less likely pruned" if gave_up else ""
+        most = max((prefix.probability for prefix in position.held), default=1.0)
         first, rest = position.held[:SHOWN_PREFIXES], position.held[SHOWN_PREFIXES:]
-        more = f"<details><summary>{len(rest)} more</summary><ul>{rows(rest)}</ul></details>" if rest else ""
+        more = f"<details><summary>{len(rest)} more</summary><ul>{rows(rest, most)}</ul></details>" if rest else ""
         steps.append(
             f'<section class="lm-step"><h3>Code {number}</h3><p class="lm-hint">{held:,} of '
-            f"{position.candidates:,} kept{pruned}</p><ul>{rows(first)}</ul>{more}</section>"
+            f"{position.candidates:,} kept{pruned}</p><ul>{rows(first, most)}</ul>{more}</section>"
         )
     return f'<div class="lm-path">{"".join(steps)}</div>'
 
 
-def rows(prefixes: tuple[HeldPrefix, ...]) -> str:
-    """Prefixes as items of a list."""
-    return "".join(map(row, prefixes))
+def rows(prefixes: tuple[HeldPrefix, ...], most: float) -> str:
+    """Prefixes as items of a list, with bars in proportion to the probability `most`."""
+    return "".join(row(prefix, prefix.probability / most if most else 0.0) for prefix in prefixes)
 
 
-def row(prefix: HeldPrefix) -> str:
+def row(prefix: HeldPrefix, length: float) -> str:
     """One prefix: its codes and probability, what it is about, and what became of it."""
     overview = prefix.overview
     if overview.documents == 1:
@@ -112,7 +113,7 @@ def row(prefix: HeldPrefix) -> str:
     fate = "pruned next" if prefix.kept == 0 else ""
     kind = " lm-leads" if prefix.leads else " lm-pruned" if prefix.kept == 0 else ""
     return (
-        f'<li class="lm-prefix{kind}"><div>{id_chips(prefix.codes)}{bar(prefix.probability)}'
+        f'<li class="lm-prefix{kind}"><div>{id_chips(prefix.codes)}{bar(length)}'
         f'<span class="lm-number">{percent(prefix.probability)}</span></div>'
         f'<div class="lm-what">{what}{f" · <em>{fate}</em>" if fate else ""}</div></li>'
     )

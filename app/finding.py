@@ -43,12 +43,12 @@ def allowed_rows(loaded: LoadedModel, labels: list[str], prefix: tuple[int, ...]
     """
     if not labels and not prefix:
         return None
-    unknown = [label for label in labels if label not in loaded.labels]
+    unknown = [category for category in labels if category not in loaded.labels]
     if unknown:
         raise ValueError(f"No document has the category {unknown[0]!r}.")
     mask = np.full(len(loaded.index), not labels)
-    for label in labels:
-        mask[loaded.labels[label]] = True
+    for category in labels:
+        mask[loaded.labels[category]] = True
     codes = loaded.index.codes
     if len(prefix) > codes.shape[1] or not (under := (codes[:, : len(prefix)] == prefix).all(axis=1)).any():
         raise ValueError(f"No document's ID begins with {''.join(f'<{code}>' for code in prefix)}.")
@@ -85,10 +85,10 @@ def found_html(loaded: LoadedModel, found: list[Found]) -> str:
     """Documents as a list of cards."""
     if not found:
         return note("Nothing was found.")
-    return f'<ol class="lm-found">{"".join(card(loaded, hit) for hit in found)}</ol>'
+    return f'<ol class="lm-found">{"".join(card(loaded, hit, found[0].score) for hit in found)}</ol>'
 
 
-def card(loaded: LoadedModel, hit: Found) -> str:
+def card(loaded: LoadedModel, hit: Found, best: float) -> str:
     """One document: name, category, ID, score and the beginning of its text, the rest of which can be opened."""
     whole = loaded.text_of(hit.document)
     begin = whole[:SHOWN_CHARACTERS]
@@ -99,8 +99,8 @@ def card(loaded: LoadedModel, hit: Found) -> str:
     else:
         body = f"<p>{text(begin)}</p>" if begin else ""
     if loaded.vectors is None:
-        probability = float(np.exp(hit.score))
-        score = f'{bar(probability)}<span title="log-probability {hit.score:.3f}">{percent(probability)}</span>'
+        probability = f'<span title="log-probability {hit.score:.3f}">{percent(float(np.exp(hit.score)))}</span>'
+        score = bar(float(np.exp(hit.score - best))) + probability
     else:
         score = f"<span>score {hit.score:.3f}</span>"
     return (

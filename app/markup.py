@@ -19,9 +19,9 @@ def id_chips(codes: Sequence[int], shared: int = 0) -> str:
 
 
 def percent(share: float) -> str:
-    """A share for people: `12 %`, `0.3 %`, `< 0.1 %`."""
+    """A share for people: `12 %`, `0.3 %`, `under 0.1 %`."""
     if 0 < share < 0.001:
-        return "&lt; 0.1 %"
+        return "under 0.1 %"
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
 
 

@@ -11,6 +11,7 @@ from loaded_model import CannotLoad, LoadedModel, Shelf
 from markup import count, note, text
 
 HERE = Path(__file__).parent
+NUM_DOCUMENTS = 10
 NO_MODEL = "Load a model first: give a folder or a Hub repository under Model."
 EXAMPLES_OF_NAMES = "Folder such as outputs/python_docs, or Hub repository such as org/lmindexer-beauty"
 # Clicks and arrow keys of everything that has its codes in `data-codes`.
@@ -21,9 +22,25 @@ MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"
 
 def theme() -> gr.themes.Base:
     """Gradio's own look with fonts that every machine has: nothing is fetched from elsewhere."""
-    return gr.themes.Soft(
-        primary_hue="teal", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=MONO_FONTS, radius_size="md"
-    )
+    look = gr.themes.Base(primary_hue="teal", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=MONO_FONTS)
+    return look.set(
+        # Contrast of at least 4.5 to 1 in both themes.
+        body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_400",
+        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700", button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white", button_primary_text_color_dark="white",
+        block_border_width="0px", block_border_width_dark="0px", block_padding="0px", block_shadow="none",
+        block_background_fill="transparent", block_background_fill_dark="transparent",
+        input_border_width="1px", input_background_fill="*background_fill_primary", input_radius="8px",
+        block_title_text_weight="600",
+    )  # fmt: skip
+
+
+def html(value: str = "", **settings) -> gr.HTML:
+    """A part that only our style sheet dresses."""
+    return gr.HTML(value, apply_default_css=False, **settings)
 
 
 class Answers:
@@ -46,6 +63,11 @@ class Answers:
         except (CannotLoad, ValueError) as error:
             return note(str(error), "error"), "", []
         return found_html(loaded, found), path_html(path), [str(hit.document) for hit in found]
+
+    def linked(self, name: str, request: gr.Request):
+        """The search of a link that ends in `?query=...`."""
+        query = request.query_params.get("query", "")
+        return [query, *self.search(name, query, NUM_DOCUMENTS, [], "")] if query else [gr.skip()] * 4
 
     def open_prefix(self, name: str, event: gr.EventData):
         """The tree under the prefix that was clicked."""
@@ -80,7 +102,7 @@ def shown(loaded: LoadedModel) -> list:
     """Header, choice of categories, tree, and two neighbours to compare, of a model."""
     first, second = neighbours(loaded)
     return [
-        header_html(loaded), gr.Dropdown(choices=list(loaded.labels), value=[], visible=bool(loaded.labels)),
+        header_html(loaded), gr.update(choices=list(loaded.labels), value=[], visible=bool(loaded.labels)),
         tree_html(loaded), first, second,
     ]  # fmt: skip
 
@@ -110,66 +132,69 @@ def header_html(loaded: LoadedModel | None) -> str:
 def build(shelf: Shelf, name: str = "") -> gr.Blocks:
     """The page, whose visitors begin with the model `name`, if there is one."""
     answers = Answers(shelf)
-    with gr.Blocks(title="LMIndexer", analytics_enabled=False) as page:
+    loaded = shelf.model(name) if name else None
+    with gr.Blocks(title="LMIndexer", analytics_enabled=False, fill_width=True) as page:
         visitor, found_ids = gr.State(name), gr.State([])
-        header = gr.HTML(header_html(None))
-        with gr.Tabs():
-            with gr.Tab("Search"):
+        header = html(header_html(loaded))
+        with gr.Tabs(selected="search" if loaded else "model"):
+            with gr.Tab("Search", id="search"):
                 search = search_part(answers, visitor, found_ids)
-            with gr.Tab("ID tree"):
+            with gr.Tab("Tree", id="tree"):
                 tree = tree_part(answers, visitor)
-            with gr.Tab("Compare"):
+            with gr.Tab("Compare", id="compare"):
                 pair = comparison_part(answers, visitor, found_ids)
-            with gr.Tab("Model"):
-                wanted = gr.Textbox(name, label="Model folder or Hub repository", info=EXAMPLES_OF_NAMES)
-                load = gr.Button("Load", variant="primary")
-                status = gr.HTML(elem_id="lm-status", min_height=40)
+            with gr.Tab("Model", id="model"):
+                wanted = gr.Textbox(name, label="Model folder or Hub repository", info=EXAMPLES_OF_NAMES, max_lines=1)
+                load = gr.Button("Load", variant="primary", elem_classes="lm-button")
+                status = html(elem_id="lm-status", min_height=40)
+        if loaded:
+            for part, start in zip((search["labels"], tree, *pair), shown(loaded)[1:], strict=True):
+                begin_with(part, start)
         changed = [visitor, status, header, search["labels"], tree, *pair, search["found"], search["path"], found_ids]
         gr.on([load.click, wanted.submit], answers.load, [visitor, wanted], changed, api_name="load_model",
               show_progress="full", show_progress_on=status)  # fmt: skip
-
-        def arrive(request: gr.Request):
-            if not name:
-                return [gr.skip()] * 8
-            loaded = answers.model(name)
-            query = request.query_params.get("query", "")
-            number = search["number"].value
-            hits = answers.search(name, query, number, [], "")[:2] if query else (gr.skip(), gr.skip())
-            return [*shown(loaded), query, *hits]
-
-        page.load(arrive, None, [header, search["labels"], tree, *pair, search["query"], search["found"],
-                                 search["path"]], api_visibility="private")  # fmt: skip
+        page.load(answers.linked, visitor, [search["query"], search["found"], search["path"], found_ids],
+                  api_visibility="private", show_progress="hidden")  # fmt: skip
     return page
+
+
+def begin_with(part, start) -> None:
+    """Gives a part its first value, or its first choices."""
+    if isinstance(start, dict):
+        part.choices = [(choice, choice) for choice in start["choices"]]
+        part.visible = start["visible"]
+    else:
+        part.value = start
 
 
 def search_part(answers: Answers, visitor: gr.State, found_ids: gr.State) -> dict:
     """Fields of the search and its results."""
-    with gr.Row(equal_height=True, elem_classes="lm-ask"):
-        query = gr.Textbox(label="Query", placeholder="read a file line by line", scale=5, elem_id="lm-query")
-        button = gr.Button("Search", variant="primary", scale=1, min_width=110)
+    query = gr.Textbox(
+        label="Query", placeholder="what you are looking for", submit_btn="Search", elem_id="lm-query", max_lines=1
+    )
     with gr.Accordion("Filters", open=False), gr.Row():
         labels = gr.Dropdown([], multiselect=True, label="Only these categories", elem_id="lm-labels")
         prefix = gr.Textbox(label="Only IDs that begin with", placeholder="<12><40>", elem_id="lm-prefix")
-        number = gr.Slider(1, 50, 10, step=1, label="Documents")
+        number = gr.Slider(1, 50, NUM_DOCUMENTS, step=1, label="Documents")
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
-            gr.HTML("<h2>Documents</h2>")
-            found = gr.HTML(elem_id="lm-found", min_height=60)
+            html("<h2>Documents</h2>")
+            found = html(elem_id="lm-found", min_height=60)
         with gr.Column(scale=2, min_width=320):
-            gr.HTML("<h2>How the beam got there</h2>")
-            path = gr.HTML(elem_id="lm-path", min_height=60)
+            html("<h2>How the beam got there</h2>")
+            path = html(elem_id="lm-path", min_height=60)
     gr.on(
-        [query.submit, button.click, prefix.submit, labels.input, number.release], answers.search,
+        [query.submit, prefix.submit, labels.input, number.release], answers.search,
         [visitor, query, number, labels, prefix], [found, path, found_ids], api_name="search",
         show_progress="minimal", trigger_mode="always_last",
     )  # fmt: skip
-    return {"query": query, "labels": labels, "number": number, "found": found, "path": path}
+    return {"query": query, "labels": labels, "found": found, "path": path}
 
 
 def tree_part(answers: Answers, visitor: gr.State) -> gr.HTML:
     """The tree, and a field to go anywhere in it."""
     go = gr.Textbox(label="Go to an ID prefix or a document", placeholder="<12><40>", elem_id="lm-go", max_lines=1)
-    tree = gr.HTML(elem_id="lm-tree", js_on_load=OPENS_PREFIXES, min_height=200)
+    tree = html(elem_id="lm-tree", js_on_load=OPENS_PREFIXES, min_height=200)
     go.submit(answers.tree, [visitor, go], tree, api_name="tree", show_progress="minimal")
     tree.click(answers.open_prefix, visitor, tree, api_visibility="private", show_progress="hidden")
     return tree
@@ -181,9 +206,9 @@ def comparison_part(answers: Answers, visitor: gr.State, found_ids: gr.State) ->
         first = gr.Textbox(label="First document id or text", elem_id="lm-first", min_width=280)
         second = gr.Textbox(label="Second document id or text", elem_id="lm-second", min_width=280)
     with gr.Row():
-        compare = gr.Button("Compare", variant="primary")
-        take = gr.Button("Take the first two found")
-    result = gr.HTML(elem_id="lm-comparison", min_height=60)
+        compare = gr.Button("Compare", variant="primary", elem_classes="lm-button")
+        take = gr.Button("Take the first two found", elem_classes="lm-button")
+    result = html(elem_id="lm-comparison", min_height=60)
     fields = [visitor, first, second]
     gr.on([compare.click, first.submit, second.submit], answers.compare, fields, result, api_name="compare",
           show_progress="minimal")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rectangles whose areas are numbers, as square as can be (Bruls, Huizing and van Wijk, "Squarified treemaps", 2000)."""
+"""Rectangles of given areas, as square as can be: Bruls, Huizing and van Wijk, "Squarified treemaps", 2000."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -347,6 +347,7 @@ def test_the_beams_of_every_position_are_the_best_of_the_last_ones_children(stat
             best = dict(sorted(candidates.items(), key=lambda item: -item[1])[:6])
             found = [tuple(row) for row in ids[text].tolist() if row[0]]
             assert found == list(best)
-            torch.testing.assert_close(scores[text, : len(found)], torch.tensor(list(best.values())), atol=1e-4, rtol=0)
+            expected = torch.tensor(list(best.values()))
+            torch.testing.assert_close(scores[text, : len(found)], expected, atol=1e-4, rtol=0)
             assert (scores[text, len(found) :] == -torch.inf).all()
             held = best
