@@ -8,7 +8,6 @@ guide. The browser is a Chromium on this machine.
 """
 
 import argparse
-import io
 import random
 import shutil
 import statistics
@@ -19,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradio_client import Client
-from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
@@ -123,7 +121,7 @@ def in_browser(page: Page, query: str) -> float:
 
 
 def take_pictures(address: str, folder: Path) -> None:
-    """`page_search.png` and so on, of few colours."""
+    """`page_search.png` and so on."""
     query = "?query=run+a+coroutine+in+the+event+loop"
     folder.mkdir(parents=True, exist_ok=True)
     with browser_page(address + query, DESKTOP, color_scheme="light") as page:
@@ -148,11 +146,10 @@ def take_pictures(address: str, folder: Path) -> None:
 
 
 def keep(page: Page, path: Path) -> None:
-    """A picture of what is in the window, when nothing moves any more."""
+    """A picture of what is in the window."""
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement?.blur()")
-    picture = page.screenshot(animations="disabled", caret="hide")
-    Image.open(io.BytesIO(picture)).convert("RGB").quantize(128).save(path, optimize=True)
+    page.screenshot(path=path, animations="disabled", caret="hide")
 
 
 if __name__ == "__main__":
