@@ -8,7 +8,7 @@ from functools import lru_cache
 from loaded_model import LoadedModel
 from markup import about, count, id_chips, label, percent, text
 
-SAMPLE, EVERYDAY = 500, 0.2
+SAMPLE, EVERYDAY = 500, 0.05
 WORD = re.compile(r"\w+")
 
 
@@ -56,9 +56,9 @@ def words_of(passage: str) -> set[str]:
 
 @lru_cache(maxsize=4)
 def everyday_words(name: str, texts: tuple[str, ...]) -> frozenset[str]:
-    """Words that say little, because more than a fifth of the documents have them."""
+    """Words that say little, because more than a twentieth of the documents have them."""
     counts = Counter(word for passage in texts for word in words_of(passage))
-    return frozenset(word for word, number in counts.items() if number > max(2, EVERYDAY * len(texts)))
+    return frozenset(word for word, number in counts.items() if number > max(5, EVERYDAY * len(texts)))
 
 
 def shared_words(loaded: LoadedModel, one: str, other: str) -> tuple[set[str], float]:
@@ -111,7 +111,7 @@ def verdict(loaded: LoadedModel, sides: list[Side], common: int) -> str:
     if common == min(len(one), len(other)):
         return "The IDs are the same." if one == other else "The IDs are the same as far as the model chooses them."
     if common == 0:
-        return "The IDs part at the first code: the model sees nothing in common."
+        return "The IDs part at the first code."
     overview = loaded.tree.overview(one[:common], num_samples=0)
     named = about(overview.categories, overview.documents)
     what = f" ({named})" if named else ""

@@ -8,6 +8,7 @@ guide. The browser is a Chromium on this machine.
 """
 
 import argparse
+import io
 import random
 import shutil
 import statistics
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gradio_client import Client
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "app"))
@@ -131,8 +133,8 @@ def take_pictures(address: str, folder: Path) -> None:
         page.locator(".lm-tile").first.wait_for()
         keep(page, folder / "page_explorer.png")
         page.get_by_role("tab", name="Compare").click()
-        page.get_by_label("First document").fill("asyncio.locks.Lock")
-        page.get_by_label("Second document").fill("threading.RLock")
+        page.get_by_label("First document").fill("asyncio.base_events.BaseEventLoop.close")
+        page.get_by_label("Second document").fill("asyncio.runners.run")
         page.get_by_label("Second document").press("Enter")
         page.locator(".lm-pair").wait_for()
         keep(page, folder / "page_compare.png")
@@ -149,7 +151,9 @@ def keep(page: Page, path: Path) -> None:
     """A picture of what is in the window."""
     page.mouse.move(0, 0)
     page.evaluate("document.activeElement?.blur()")
-    page.screenshot(path=path, animations="disabled", caret="hide")
+    picture = page.screenshot(animations="disabled", caret="hide")
+    few = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE)
+    few.save(path, optimize=True)
 
 
 if __name__ == "__main__":
