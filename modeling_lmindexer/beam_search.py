@@ -35,6 +35,7 @@ def beam_search(
     prompt_length: int = 1,
     static: bool | None = None,
     among: PrefixTree | None = None,
+    trace: list | None = None,
 ) -> tuple[LongTensor, Tensor]:
     """The most likely sequences of a tree, as `generate` with its logits processor finds them.
 
@@ -53,6 +54,7 @@ def beam_search(
         static: see [`best_children`].
         among: the tree, or the one that it is a filter of: probabilities are then those among the codes that this one
             has after a prefix. With the tree itself, filters included, it is `renormalize_logits` of `generate`.
+        trace: gets, after each position, the codes added so far and the log-probabilities, shaped as what is returned.
 
     Returns:
         codes `(texts, beams, codes that were added)`, each text's in ascending order, and their log-probabilities
@@ -73,6 +75,8 @@ def beam_search(
             return ids.new_empty(num_texts, 0, last - level), scores.new_empty(num_texts, 0)
         parents, nodes, scores = beams.parents.flatten(), beams.nodes.flatten(), beams.scores.flatten()
         ids = torch.cat([ids[parents], beams.codes.view(-1, 1)], dim=1)
+        if trace is not None:
+            trace.append((ids[:, prompt.shape[1] :].unflatten(0, (num_texts, -1)), beams.scores))
     return ids[:, prompt.shape[1] :].unflatten(0, (num_texts, -1)), scores.unflatten(0, (num_texts, -1))
 
 

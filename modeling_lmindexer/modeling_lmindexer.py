@@ -357,12 +357,13 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
 
     def search(
         self, *, index: SemanticIndex, num_beams: int = 20, top_k: int = 10, allowed=None,
-        rescoring: DocumentVectors | None = None, **inputs,
+        rescoring: DocumentVectors | None = None, output_beams: bool = False, **inputs,
     ) -> SearchOutput:  # fmt: skip
         """The documents that texts point at: beam search over the IDs of `index`; see [`search_documents`]."""
         return search_documents(
-            self, index, inputs, num_beams=num_beams, top_k=top_k, allowed=allowed, rescoring=rescoring
-        )
+            self, index, inputs, num_beams=num_beams, top_k=top_k, allowed=allowed, rescoring=rescoring,
+            output_beams=output_beams,
+        )  # fmt: skip
 
     def resize_disambiguation(self, num_codes: int) -> None:
         """Grows the last position to `num_codes`; the new codes score like an untrained one.

@@ -62,8 +62,12 @@ class SearchOutput(ModelOutput):
         scores: `(queries, IDs)` log-probabilities, with rescoring the weighted cosines added, as many as the query
             with most has; `-inf` where fewer were found.
         sequences: `(queries, IDs, positions)` flat ids, 0 where fewer were found.
+        beams: with `output_beams`, the prefixes that were left after each position, best first: per position their
+            flat ids `(queries, prefixes, 1 + position)`, 0 where a query has fewer, and log-probabilities
+            `(queries, prefixes)`, `-inf` there.
     """
 
     documents: list | None = None
     scores: torch.Tensor | None = None
     sequences: torch.Tensor | None = None
+    beams: tuple | None = None

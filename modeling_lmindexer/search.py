@@ -65,6 +65,7 @@ def search_documents(
     top_k: int,
     allowed=None,
     rescoring=None,
+    output_beams: bool = False,
 ) -> SearchOutput:
     """The `top_k` documents whose IDs are most likely given each text.
 
@@ -83,6 +84,7 @@ def search_documents(
             of document ids; or, for each text its own, a mask `(texts, documents)` or a list of lists of ids.
         rescoring: [`DocumentVectors`] by which all documents of the beam are ordered again before the best are
             taken; default: by their IDs alone.
+        output_beams: also return the prefixes that the beam held after each position.
 
     Returns:
         [`SearchOutput`]; equal scores in the order of the IDs.
@@ -100,7 +102,10 @@ def search_documents(
     prompt = torch.full((len(states), 1), model.config.decoder_start_token_id, device=states.device)
     # Over all there are: a document must not get the probability of a sibling that is not allowed.
     among = index.tree.to(states.device).snapshot() if model.generation_config.renormalize_logits else None
-    ids, scores = beam_search(IDSteps(model, states, mask), tree, prompt, num_beams, among=among)
+    trace = [] if output_beams else None
+    ids, scores = beam_search(IDSteps(model, states, mask), tree, prompt, num_beams, among=among, trace=trace)
+    if output_beams:
+        trace = tuple(tuple(array.cpu() for array in best_first(*held, num_beams)) for held in trace)
     if rescoring is not None:
         ids, scores = best_first(ids, scores, num_beams)
         scores = rescoring.rescored(index.documents_of(ids.flatten(0, 1)), scores, first_states(model, states, mask))
@@ -108,7 +113,7 @@ def search_documents(
     ids, scores = ids.cpu(), scores.cpu()
     found = iter(index.documents_of(ids.flatten(0, 1)))
     documents = [[document for _ in row for document in next(found)] for row in ids]
-    return SearchOutput(documents, scores, ids)
+    return SearchOutput(documents, scores, ids, trace)
 
 
 def check_filters(tree: PrefixTree, num_texts: int) -> None:

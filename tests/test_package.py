@@ -53,12 +53,21 @@ def test_every_import_is_declared_and_every_dependency_imported():
 
 
 def test_every_import_of_the_tests_is_declared():
-    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").glob("*.py"), *(ROOT / "benchmarks").iterdir()]
+    files = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").iterdir()]
+    files += [path for room in ("examples", "app") for path in (ROOT / room).glob("*.py")]
     local = {path.stem for path in files}
     # Tests of what has an environment of its own skip where that is not the one they run in.
     pins = (ROOT / "benchmarks" / "requirements-rivals.txt").read_text().split("\n")
     elsewhere = {re.split(r"[=\[]", line)[0] for line in pins if "==" in line}
     assert imported(ROOT / "tests") - OURS - local - declared("test") - elsewhere == set()
+
+
+def test_the_page_imports_what_a_space_installs():
+    own = {path.stem for path in (ROOT / "app").glob("*.py")}
+    lines = (ROOT / "app" / "requirements.txt").read_text(encoding="utf-8").split()
+    assert [re.split("[<>=]", line)[0] for line in lines] == ["lmindexer", "gradio"]
+    assert declared("app") - declared() == {"gradio"}
+    assert imported(ROOT / "app") - OURS - own - declared("app") == set()
 
 
 def test_the_model_imports_nothing_of_ours_but_itself():

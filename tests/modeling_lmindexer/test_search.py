@@ -320,3 +320,34 @@ def test_other_ways_to_give_the_text():
         {"inputs_embeds": embeddings, "attention_mask": mask},
     ):
         assert model.search(**inputs, index=index).documents == expected.documents
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_the_beams_of_every_position_are_the_best_of_the_last_ones_children(static, monkeypatch):
+    monkeypatch.setattr(search, "beam_search", functools.partial(beam_search, static=static))
+    model, index = tiny_model("t5"), random_index(40)
+    allowed = [[f"d{row}" for row in rows] for rows in (range(40), range(3), [])]
+    settings = {"index": index, "num_beams": 6, "top_k": 6, "allowed": allowed}
+    result = model.search(**tiny_inputs(), **settings, output_beams=True)
+    assert len(result.beams) == 3 and model.search(**tiny_inputs(), **settings).beams is None
+    assert torch.equal(result.beams[-1][0], result.sequences) and torch.equal(result.beams[-1][1], result.scores)
+    states, mask = model.encode(**tiny_inputs())
+    for text, names in enumerate(allowed):
+        held = {(): 0.0}
+        for position, (ids, scores) in enumerate(result.beams):
+            there = {tuple(row[: position + 1]) for row in index.sequences_of(names).tolist()}
+            candidates = {}
+            for prefix, score in held.items():
+                logits = model(
+                    encoder_outputs=states[text : text + 1], attention_mask=mask[text : text + 1],
+                    decoder_input_ids=torch.tensor([[0, *prefix]]),
+                ).code_logits[position][0].detach().log_softmax(-1)  # fmt: skip
+                first = model.config.position_offsets[position]
+                candidates |= {c: score + float(logits[c[-1] - first]) for c in there if c[:-1] == prefix}
+            best = dict(sorted(candidates.items(), key=lambda item: -item[1])[:6])
+            found = [tuple(row) for row in ids[text].tolist() if row[0]]
+            assert found == list(best)
+            expected = torch.tensor(list(best.values()))
+            torch.testing.assert_close(scores[text, : len(found)], expected, atol=1e-4, rtol=0)
+            assert (scores[text, len(found) :] == -torch.inf).all()
+            held = best

@@ -1,0 +1,133 @@
+"""Models that the page shows: a folder or Hub repository with everything that is known about its documents."""
+
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoModel, AutoTokenizer
+
+from modeling_lmindexer import DocumentTable, DocumentVectors, IDTreeOverview, SemanticIndex
+
+
+class CannotLoad(Exception):
+    """A model that cannot be shown; its message is for the person who asked for it."""
+
+
+@dataclass
+class LoadedModel:
+    """A model folder in memory.
+
+    Attributes:
+        name: folder or Hub repository.
+        table: texts and categories; those of no document, where the folder has none.
+        vectors: of the documents, by which what is found is ordered again, where the folder has them.
+    """
+
+    name: str
+    model: object
+    tokenizer: object
+    index: SemanticIndex
+    table: DocumentTable | None
+    vectors: DocumentVectors | None
+
+    @classmethod
+    def of(cls, name: str) -> "LoadedModel":
+        """Loads a folder or repository; no code from it is run.
+
+        Raises:
+            CannotLoad: there is none, it is damaged, or it holds something else.
+        """
+        name = name.strip()
+        check_name(name)
+        try:
+            index = SemanticIndex.from_pretrained(name)
+            model = AutoModel.from_pretrained(name).eval()
+            tokenizer = AutoTokenizer.from_pretrained(name)
+            index.attach(model, tokenizer)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise CannotLoad(f"{name} cannot be shown. {error}") from error
+        table = optional(DocumentTable.from_pretrained, name)
+        return cls(name, model, tokenizer, index, table, optional(DocumentVectors.from_pretrained, name, index))
+
+    @cached_property
+    def tree(self) -> IDTreeOverview:
+        """The tree of IDs as people read it."""
+        return IDTreeOverview(self.index, self.table)
+
+    @cached_property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Rows in the index of the documents with each label of the first two levels, by name."""
+        rows: dict[str, list[int]] = {}
+        for row, document in enumerate(self.index.document_ids if self.table else []):
+            for label in {self.table.label_of(document, depth) for depth in (1, 2)} - {None}:
+                rows.setdefault(label, []).append(row)
+        return {label: np.array(rows[label]) for label in sorted(rows)}
+
+    def text_of(self, document) -> str:
+        """Text of a document; nothing where it is not known."""
+        return (self.table and self.table.text_of(document)) or ""
+
+    def category_of(self, document) -> str:
+        """Its labels from the first that not all documents share; nothing where they are not known."""
+        return (self.table and self.table.label_of(document, depth=99)) or ""
+
+    def codes_of(self, document) -> tuple[int, ...]:
+        """The codes of a document's ID."""
+        return tuple(self.index.codes_of([document])[0].tolist())
+
+    def document_named(self, name: str):
+        """The document with an id that was typed, `None` when there is none."""
+        name = name.strip()
+        if name in self.index.ids:
+            return name
+        number = int(name) if name.isdecimal() else None
+        return number if number is not None and number in self.index.ids else None
+
+
+def check_name(name: str) -> None:
+    """Raises CannotLoad for a name that says nothing, and on a Space for folders of the machine it runs on."""
+    if not name:
+        raise CannotLoad("Give a model folder, such as outputs/python_docs, or a Hub repository, such as org/name.")
+    if "SPACE_ID" in os.environ and (Path(name).exists() or name.count("/") != 1):
+        raise CannotLoad(f"Found {name!r}: on a Space, give a Hub repository, such as org/name.")
+
+
+def optional(load, *arguments):
+    """What `load` gives, `None` where the folder has no such file."""
+    try:
+        return load(*arguments)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CannotLoad(f"{arguments[0]} cannot be shown. {error}") from error
+
+
+class Shelf:
+    """The models of all visitors: the last ones that were asked for stay in memory."""
+
+    def __init__(self, room: int = 3):
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._lock = threading.Lock()
+        self.room = room
+
+    def model(self, name: str) -> LoadedModel:
+        """The model with a name, loaded unless it is there. Raises CannotLoad."""
+        name = name.strip()
+        with self._lock:
+            if name not in self._models:
+                self._models[name] = LoadedModel.of(name)
+            self._models.move_to_end(name)
+            while len(self._models) > self.room:
+                self._models.popitem(last=False)
+            return self._models[name]
+
+    def reload(self, name: str) -> LoadedModel:
+        """The model as its folder is now. Raises CannotLoad; then the old one stays."""
+        fresh = LoadedModel.of(name)
+        with self._lock:
+            self._models[name.strip()] = fresh
+        return self.model(name)

@@ -1,0 +1,223 @@
+"""The parts of the page without a browser: what they find, what they say, and that nothing becomes markup."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from beam_path import path_html
+from comparison import comparison_html, marked, shared_codes, shared_words, side_of
+from finding import codes_from, find, found_html
+from hypothesis import given
+from hypothesis import strategies as st
+from id_tree import place_named, tree_html
+from loaded_model import CannotLoad, LoadedModel, Shelf
+from markup import percent, text
+from tiny_page import NASTY, write_page_folder
+from treemap import Rectangle, squarified
+
+from modeling_lmindexer.text_codes import tokenize
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "tiny"
+    write_page_folder(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return LoadedModel.of(str(folder))
+
+
+class Markup(HTMLParser):
+    """What a browser would make of a piece of HTML."""
+
+    def __init__(self, markup: str):
+        super().__init__()
+        self.tags, self.words, self.open = [], "", []
+        self.feed(markup)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def assert_harmless(markup: str) -> Markup:
+    page = Markup(markup)
+    assert not {tag for tag, _ in page.tags} & {"script", "img"}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert not re.search(r"[$`{}]", markup)
+    return page
+
+
+def test_a_search_finds_what_the_model_finds(loaded):
+    found, path = find(loaded, "w5 w53", 5)
+    inputs = tokenize(loaded.tokenizer, "w5 w53", 99, return_tensors="pt")
+    result = loaded.model.search(input_ids=inputs["input_ids"], index=loaded.index, num_beams=20, top_k=5)
+    assert [hit.document for hit in found] == result.documents[0]
+    torch.testing.assert_close(torch.tensor([hit.score for hit in found]), result.scores[0])
+    assert [hit.codes for hit in found] == [loaded.codes_of(hit.document) for hit in found]
+    assert len(path) == 3 and {prefix.kept for prefix in path[-1].held} == {None}
+
+
+def test_the_path_tells_what_was_kept_and_pruned(loaded):
+    found, path = find(loaded, "w5 w53", 3)
+    codes = {tuple(row) for row in loaded.index.codes.tolist()}
+    held = [[prefix.codes for prefix in position.held] for position in path]
+    before = {()}
+    for number, position in enumerate(path, 1):
+        there = {row[:number] for row in codes if row[: number - 1] in before}
+        assert position.candidates == len(there) and set(held[number - 1]) <= there
+        assert sum(prefix.leads for prefix in position.held) == 1
+        for prefix in position.held:
+            assert prefix.overview.documents == sum(row[:number] == prefix.codes for row in codes)
+            if number < len(path):
+                assert prefix.kept == sum(longer[:number] == prefix.codes for longer in held[number])
+        before = set(held[number - 1])
+    assert found[0].codes == next(prefix.codes for prefix in path[-1].held if prefix.leads)
+    assert "pruned" in path_html(path)
+
+
+def test_filters(loaded):
+    hats = {document for document in loaded.index.document_ids if loaded.category_of(document) == "Hats"}
+    assert {hit.document for hit in find(loaded, "w5", 50, ["Hats"])[0]} == hats
+    first = loaded.index.codes[0, 0]
+    under = find(loaded, "w5", 50, None, f"<{first}>")[0]
+    assert len(under) == (loaded.index.codes[:, 0] == first).sum() and all(hit.codes[0] == first for hit in under)
+    both, path = find(loaded, "w5", 50, ["Hats"], str(first))
+    assert {hit.document for hit in both} == hats & {hit.document for hit in under}
+    assert path[0].candidates == 1
+
+
+@pytest.mark.parametrize(
+    "query, labels, prefix, message",
+    [
+        (" ", [], "", "Type what"),
+        ("w5", ["Gloves"], "", "No document has the category 'Gloves'"),
+        ("w5", [], "<99>", "begins with <99>"),
+        ("w5", [], "1 1 1 1", "begins with <1><1><1><1>"),
+        ("w5", [], "one", "an ID prefix is codes"),
+    ],
+)
+def test_what_cannot_be_searched_is_said(loaded, query, labels, prefix, message):
+    with pytest.raises(ValueError, match=message):
+        find(loaded, query, 10, labels, prefix)
+
+
+@pytest.mark.parametrize("typed, codes", [("<12><407>", (12, 407)), (" 12, 407 ", (12, 407)), ("", ()), ("7", (7,))])
+def test_prefixes_as_people_type_them(typed, codes):
+    assert codes_from(typed) == codes
+
+
+@given(st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.floats(0.2, 5))
+def test_a_treemap_covers_its_rectangle_in_proportion(sizes, height):
+    sizes, whole = sorted(sizes, reverse=True), Rectangle(2, 3, 4, height)
+    places = squarified(sizes, whole)
+    for size, place in zip(sizes, places, strict=True):
+        assert place.width * place.height == pytest.approx(size / sum(sizes) * 4 * height)
+        assert place.left >= 2 - 1e-6 and place.left + place.width <= 6 + 1e-6
+        assert place.top >= 3 - 1e-6 and place.top + place.height <= 3 + height + 1e-6
+    for i, a in enumerate(places):
+        for b in places[:i]:
+            across = min(a.left + a.width, b.left + b.width) - max(a.left, b.left)
+            down = min(a.top + a.height, b.top + b.height) - max(a.top, b.top)
+            assert across < 1e-6 or down < 1e-6, "two of them overlap"
+
+
+def test_the_tree_shows_every_prefix_once_and_leads_back(loaded):
+    codes = (int(loaded.index.codes[0, 0]),)
+    page = Markup(tree_html(loaded, codes))
+    tiles = [a["data-codes"] for tag, a in page.tags if tag == "button" and "lm-tile" in a.get("class", "")]
+    expected = [" ".join(map(str, child.codes)) for child in loaded.tree.children(codes)]
+    assert sorted(tiles) == sorted(expected)
+    assert [a["tabindex"] for tag, a in page.tags if "tabindex" in a].count("0") == 1
+    buttons = [attributes["data-codes"] for tag, attributes in page.tags if tag == "button"]
+    assert buttons[:2] == ["", str(codes[0])] and f"{loaded.tree.overview(codes).documents} documents" in page.words
+
+
+def test_a_whole_id_is_its_document(loaded):
+    codes = place_named(loaded, "doc03")
+    assert codes == loaded.codes_of("doc03") == place_named(loaded, " ".join(map(str, codes)))
+    assert loaded.text_of("doc03") in Markup(tree_html(loaded, codes)).words
+    with pytest.raises(ValueError, match="'doc99' is neither"):
+        place_named(loaded, "doc99")
+
+
+def test_a_comparison_marks_what_both_have(loaded):
+    one, other = side_of(loaded, "doc01"), side_of(loaded, "doc08")
+    words, share = shared_words(loaded, one.text, other.text)
+    assert words == {"w51"} and 0 < share < 1, "words of most documents say nothing"
+    page = Markup(comparison_html(loaded, "doc01", "doc08"))
+    assert [tag for tag, _ in page.tags].count("mark") == 2
+    assert marked("a b<c b", {"b"}) == "a <mark>b</mark>&lt;c <mark>b</mark>"
+    assert sum("lm-shared" in a.get("class", "") for _, a in page.tags) >= 2 * shared_codes(one.codes, other.codes)
+
+
+def test_a_text_gets_the_models_codes(loaded):
+    side = side_of(loaded, "w3 w51")
+    assert side.name is None and side.codes == loaded.codes_of("doc01")[:2]
+    assert "the same as far as the model chooses" in comparison_html(loaded, "w3 w51", "doc01")
+    with pytest.raises(ValueError, match="Give two"):
+        comparison_html(loaded, "doc01", " ")
+
+
+def test_nothing_becomes_markup(loaded):
+    found, path = find(loaded, NASTY, 50)
+    pieces = [found_html(loaded, found), path_html(path), tree_html(loaded), comparison_html(loaded, "doc00", NASTY)]
+    pieces += [tree_html(loaded, child.codes) for child in loaded.tree.children()]
+    for piece in pieces:
+        assert_harmless(piece)
+    assert NASTY in Markup(pieces[0]).words and NASTY in Markup(pieces[3]).words
+
+
+@given(st.text())
+def test_any_text_stays_what_it_is(value):
+    assert assert_harmless(f'<p title="{text(value)}"></p>').tags == [("p", {"title": value})]
+
+
+@pytest.mark.parametrize(
+    "share, said", [(0, "0 %"), (0.0004, "under 0.1 %"), (0.004, "0.4 %"), (0.0996, "10 %"), (1, "100 %")]
+)
+def test_shares_for_people(share, said):
+    assert percent(share) == said
+
+
+def test_a_folder_without_a_table_is_shown_by_ids(folder, tmp_path):
+    from tiny_index import learned_index, write_folder
+
+    write_folder(tmp_path, learned_index())
+    bare = LoadedModel.of(str(tmp_path))
+    found, path = find(bare, "w5", 3)
+    assert bare.labels == {} and bare.text_of("doc00") == ""
+    for piece in (found_html(bare, found), path_html(path), tree_html(bare), comparison_html(bare, "doc00", "doc01")):
+        assert "doc" in assert_harmless(piece).words
+
+
+def test_what_cannot_be_loaded_is_said_and_the_old_one_stays(folder, tmp_path, monkeypatch):
+    shelf = Shelf(room=1)
+    first = shelf.model(str(folder))
+    for name, message in (("", "Give a model folder"), (str(tmp_path), "cannot be shown"), ("no where", "no where")):
+        with pytest.raises(CannotLoad, match=message):
+            shelf.reload(name)
+    assert shelf.model(str(folder)) is first
+    assert shelf.reload(str(folder)) is not first
+    monkeypatch.setenv("SPACE_ID", "org/space")
+    with pytest.raises(CannotLoad, match="on a Space, give a Hub repository"):
+        shelf.reload(str(folder))
+
+
+def test_a_damaged_table_is_said(folder, tmp_path):
+    write_page_folder(tmp_path)
+    (tmp_path / "documents.parquet").write_bytes(b"PAR1")
+    with pytest.raises(CannotLoad, match="documents.parquet"):
+        LoadedModel.of(str(tmp_path))
