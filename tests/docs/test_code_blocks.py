@@ -7,7 +7,7 @@ import json
 
 import pytest
 import yaml
-from code_blocks import CODE, SHELL, Block, blocks_of, commands, pages
+from markdown_blocks import CODE, SHELL, Block, blocks_of, commands, pages
 from command_lines import Refused, check
 
 BLOCKS = [block for page in pages() for block in blocks_of(page)]
@@ -69,7 +69,7 @@ def test_commands_of_a_block():
 
 
 def test_blocks_of_a_page(tmp_path, monkeypatch):
-    monkeypatch.setattr("code_blocks.ROOT", tmp_path)
+    monkeypatch.setattr("markdown_blocks.ROOT", tmp_path)
     page = tmp_path / "page.md"
     page.write_text("# A\n\n<!-- not run: it takes a week -->\n```bash\nls\n```\n\n```python\n>>> 1\n1\n\n```\n")
     assert blocks_of(page) == [

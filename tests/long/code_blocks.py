@@ -25,7 +25,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import stand_ins
-from code_blocks import ROOT, SHELL, Block, blocks_of, pages
+from markdown_blocks import ROOT, SHELL, Block, blocks_of, pages
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 TRAINING = ["--train_file", "items.jsonl.gz", "--output_dir", "trained"]
