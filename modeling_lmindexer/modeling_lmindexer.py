@@ -420,7 +420,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         self, *, index: SemanticIndex, num_beams: int = 20, top_k: int = 10, allowed=None,
         rescoring: DocumentVectors | None = None, **inputs,
     ) -> SearchOutput:  # fmt: skip
-        """The documents that texts point at: exact beam search over the IDs of `index`.
+        """The documents that texts point at: beam search over the IDs of `index`.
 
         Args:
             index: whose documents are searched.
@@ -431,7 +431,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             inputs: `input_ids` and `attention_mask` `(texts, tokens)`, or `encoder_outputs`.
 
         Returns:
-            documents per text, best first; scores, which are log-probabilities; and flat ids `(texts, IDs, positions)`.
+            documents per text, best first; their scores, log-probabilities; and flat ids `(texts, IDs, positions)`.
 
         Raises:
             ValueError: the index is that of other codebooks, or a filter does not fit it.

@@ -25,9 +25,9 @@ class PrefixTree(PrefixReader):
     """All prefixes of a set of code sequences, and the documents that the sequences are the IDs of.
 
     Build one with [`~PrefixTree.from_sequences`]; the constructor takes a ready `state`, its `layout`, and whether it
-    `is_view` of another tree, which cannot be changed. Documents are numbered in the order of their rows; several may have
-    one sequence. [`~PrefixTree.filtered`] gives views for a request, [`~PrefixTree.add`] and [`~PrefixTree.remove`]
-    change the tree in place, also while other threads search it.
+    `is_view` of another tree, which cannot be changed. Documents are numbered in the order of their rows; several may
+    have one sequence. [`~PrefixTree.filtered`] gives views for a request, [`~PrefixTree.add`] and
+    [`~PrefixTree.remove`] change the tree in place, also while other threads search it.
 
     ```python
     >>> from modeling_lmindexer.prefix_tree import PrefixTree

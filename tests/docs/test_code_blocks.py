@@ -7,8 +7,8 @@ import json
 
 import pytest
 import yaml
-from markdown_blocks import CODE, SHELL, Block, blocks_of, commands, pages
 from command_lines import Refused, check
+from markdown_blocks import CODE, SHELL, Block, blocks_of, commands, pages
 
 BLOCKS = [block for page in pages() for block in blocks_of(page)]
 
