@@ -17,7 +17,7 @@ from pathlib import Path
 
 import datasets
 import yaml
-from data import CorpusArguments, CorpusError, load_corpus, train_tokenizer
+from data import CorpusArguments, CorpusError, document_table, load_corpus, train_tokenizer
 from data.shapes import MODEL_SIZES
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config, set_seed
@@ -286,7 +286,7 @@ def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, so
         licence=model_arguments.licence,
         datasets=[corpus_arguments.dataset_name] if corpus_arguments.dataset_name else [],
     )  # fmt: skip
-    folder = save_model_folder(trainer, metrics, card)
+    folder = save_model_folder(trainer, metrics, card, document_table(corpus, corpus_arguments.kept_characters))
     print(f"\n{tables[1]}\n\n{tables[0]}\n\n{queries}\n\n{samples}\n\nModel folder: {folder}")
     print(f'Search it: python examples/search.py {folder} "what to look for"')
     return folder

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from data import CorpusError, load_corpus, train_tokenizer
+from data import CorpusError, document_table, load_corpus, train_tokenizer
 from data.new_documents import NewDocuments
 from data.shapes import MODEL_SIZES
 from data.tasks import RECOMMENDATION, Task, TaskArguments, corpus_of, how_to_ask, load_beir, load_recommendation
@@ -243,6 +243,9 @@ def report(
             write_run(folder / f"run.{split}.trec", rankings.documents, rankings.scores)
         if vectors:
             vectors.save_pretrained(folder)
+        texts = document_table(task.documents, arguments.kept_characters)
+        if texts is not None:
+            texts.save_pretrained(folder)
         measured = {split: metrics[split]["figures"] for split in found}
         write_task_card(card_of(trainer, task, arguments, start, table, measured, found), folder / "README.md")
     if not vectors:  # those of an earlier search would not fit the runs

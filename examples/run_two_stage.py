@@ -17,10 +17,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import yaml
-from data import CorpusArguments, load_corpus
+from data import CorpusArguments, document_table, load_corpus
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from modeling_lmindexer import DocumentTable
+from modeling_lmindexer.document_table import DOCUMENTS_NAME
 from modeling_lmindexer.folder import MANIFEST_NAME, update_manifest, write_json
 from trainers.adaptation import adapt_checkpoint
 from trainers.adaptation_args import AdaptationArguments
@@ -155,14 +157,18 @@ def codes_table(codes: dict[str, dict]) -> str:
     return format_table(header, rows)
 
 
-def write(index, metrics: dict, folder: Path) -> None:
-    """Index and figures, each file under its name only when it is whole; a folder with a manifest is whole."""
+def write(index, documents: DocumentTable | None, metrics: dict, folder: Path) -> None:
+    """Index, texts and figures, each file under its name only when it is whole; a folder with a manifest is whole."""
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model, whose IDs would be lost: choose another --output_dir")
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    for name in (MANIFEST_NAME, DOCUMENTS_NAME):
+        (folder / name).unlink(missing_ok=True)
     index.save_pretrained(folder)
     write_json(folder / "metrics.json", finite(metrics))
-    update_manifest(folder, ["semantic_ids.parquet", "prefix_tree.safetensors", "metrics.json"])
+    if documents is not None:
+        documents.save_pretrained(folder)
+    names = ("semantic_ids.parquet", "prefix_tree.safetensors", "metrics.json", DOCUMENTS_NAME)
+    update_manifest(folder, [name for name in names if (folder / name).exists()])
 
 
 def run(corpus_arguments: CorpusArguments, encoder: EncoderArguments, arguments: IndexerArguments) -> None:
@@ -195,7 +201,8 @@ def run(corpus_arguments: CorpusArguments, encoder: EncoderArguments, arguments:
         metrics["reassignment"] = result.figures()
     metrics |= {"documents": len(ids), "codebook_sizes": assignment.sizes, "codes": described}
     metrics["seconds"] = {"embedding": embedded - started, "codes": time.time() - embedded}
-    write(index_of(ids, codes, assignment.sizes, room), metrics, Path(arguments.output_dir))
+    documents = document_table(corpus, corpus_arguments.kept_characters)
+    write(index_of(ids, codes, assignment.sizes, room), documents, metrics, Path(arguments.output_dir))
     print(f"\n{codes_table(described)}\n")
     for name, figures in described.items():
         print(

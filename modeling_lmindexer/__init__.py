@@ -7,12 +7,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from .configuration_lmindexer import LMIndexerConfig
 from .custom_generate import constrained_beam_search
+from .document_table import DocumentTable
 from .document_vectors import DocumentVectors
 from .folder import CorruptedFolderError
 from .logits_process import PrefixTreeLogitsProcessor
 from .modeling_lmindexer import LMIndexerForSemanticID
 from .outputs import LMIndexerOutput, SearchOutput
 from .packed_weights import pack_weights
+from .prefix_overview import IDTreeOverview, PrefixOverview
 from .prefix_tree import PrefixTree
 from .semantic_index import SemanticIndex
 
@@ -22,10 +24,13 @@ AutoModelForSeq2SeqLM.register(LMIndexerConfig, LMIndexerForSemanticID, exist_ok
 
 __all__ = [
     "CorruptedFolderError",
+    "DocumentTable",
     "DocumentVectors",
+    "IDTreeOverview",
     "LMIndexerConfig",
     "LMIndexerForSemanticID",
     "LMIndexerOutput",
+    "PrefixOverview",
     "PrefixTree",
     "PrefixTreeLogitsProcessor",
     "SearchOutput",

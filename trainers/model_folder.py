@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from modeling_lmindexer.document_table import DOCUMENTS_NAME, DocumentTable
 from modeling_lmindexer.document_vectors import VECTORS_NAME
 from modeling_lmindexer.folder import (
     MANIFEST_NAME,
@@ -29,7 +30,9 @@ from .semantic_id_trainer import SemanticIDTrainer
 METRICS_NAME = "metrics.json"
 
 
-def save_model_folder(trainer: SemanticIDTrainer, metrics: dict, card: CardContent) -> Path:
+def save_model_folder(
+    trainer: SemanticIDTrainer, metrics: dict, card: CardContent, documents: DocumentTable | None = None
+) -> Path:
     """Writes model, tokenizer, index, tree, metrics, figures, card and manifest into the run's output folder.
 
     The reconstructor is left out of the model, which is for search and fine-tuning; the last stage's folder keeps it.
@@ -39,12 +42,15 @@ def save_model_folder(trainer: SemanticIDTrainer, metrics: dict, card: CardConte
         trainer: after `train()`.
         metrics: becomes `metrics.json`.
         card: becomes `README.md`.
+        documents: become `documents.parquet`; default: the folder holds no texts.
     """
     target = trainer.run_dir
     trainer.model.drop_reconstructor()
     with whole_folder(target, trainer.model, trainer.tokenizer, trainer.index, metrics) as folder:
         figures = save_plots(folder, trainer.loss_curves(), trainer.documents.codes, trainer.categories)
         write_card(card, figures, folder / "README.md")
+        if documents is not None:
+            documents.save_pretrained(folder)
     shutil.rmtree(target / "cache", ignore_errors=True)
     return target
 
@@ -67,7 +73,8 @@ def whole_folder(target: Path, model, tokenizer, index, metrics: dict) -> Iterat
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         update_manifest(folder, files)
         finish_update(target)  # of an earlier index, or it would come over this one
-        for name in {MANIFEST_NAME, CHANGES_NAME, VECTORS_NAME} - set(files) | {MANIFEST_NAME}:  # of an earlier index
+        earlier = {CHANGES_NAME, VECTORS_NAME, DOCUMENTS_NAME} - set(files)  # what an earlier index may have had
+        for name in {MANIFEST_NAME} | earlier:
             (target / name).unlink(missing_ok=True)
         for file in [file for file in files if file != MANIFEST_NAME] + [MANIFEST_NAME]:
             (target / file).parent.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset, Features, List, Value, load_dataset
 
+from modeling_lmindexer import DocumentTable
+
 from .python_docs import python_docs
 from .rows import JSON, CorpusError, decode_rows, kind_of_file, read_rows
 
 TEXT_COLUMNS = ("title", "description", "brand", "text")
 CATEGORY_COLUMNS = ("categories", "category")
+KEPT = "Of every text, kept in documents.parquet for people to read; 0: the folder that is written has no texts."
 NUM_EXAMPLES = 5  # how many offending ids a message names
 _TAGS = "a|b|big|blockquote|body|br|center|div|em|font|h[1-6]|head|hr|html|i|img|li|ol|p|pre|small|span|strong|sub|sup"
 _TAG = re.compile(rf"</?(?:{_TAGS}|table|tbody|td|th|thead|tr|tt|u|ul)(?:\s[^<>]*)?/?>|<!--.*?-->", re.I | re.S)
@@ -66,6 +69,7 @@ class CorpusArguments:
             "7 of 12,101 items have no title, brand or description.)"
         },
     )
+    kept_characters: int = field(default=500, metadata={"help": KEPT})
 
     def __post_init__(self) -> None:
         if self.train_file is not None and self.dataset_name is not None:
@@ -75,6 +79,11 @@ class CorpusArguments:
         for name in ("text_columns", "excluded_columns"):
             if isinstance(getattr(self, name), str):  # `text_columns: title` in a YAML file
                 setattr(self, name, [getattr(self, name)])
+
+
+def document_table(corpus: Dataset, kept_characters: int) -> DocumentTable | None:
+    """What a folder keeps of the documents for people to read; nothing where no character is to be kept."""
+    return DocumentTable.of(corpus, kept_characters) if kept_characters > 0 else None
 
 
 def load_corpus(arguments: CorpusArguments) -> Dataset:

@@ -8,7 +8,7 @@ from modeling_lmindexer import SemanticIndex
 from trainers.id_tokens import ID_TOKENS, PREFIXES, id_texts
 
 from .beir import BeirFolder, held_out
-from .corpora import CorpusArguments
+from .corpora import KEPT, CorpusArguments
 from .histories import WINDOWS, history_text, read_histories, read_histories_as
 from .new_documents import NewDocumentArguments
 from .pseudo_queries import add_pseudo_queries, origin_of_pairs
@@ -71,6 +71,7 @@ class TaskArguments(NewDocumentArguments):
         default=0.0,
         metadata={"help": "Of the cosine of query and document, added to log p of the beam's documents; 0: none."},
     )
+    kept_characters: int = field(default=500, metadata={"help": KEPT})
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 from launching import run_group
 from transformers import AutoModel
 
-from modeling_lmindexer import PrefixTreeLogitsProcessor, SemanticIndex
+from modeling_lmindexer import DocumentTable, PrefixTreeLogitsProcessor, SemanticIndex
 from modeling_lmindexer.folder import MANIFEST_NAME, read_manifest, verify_files
 
 ROOT = Path(__file__).parents[2]
@@ -66,12 +66,14 @@ def test_the_folder_holds_what_the_readme_lists(folder):
     assert names >= {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "semantic_ids.parquet",
         "prefix_tree.safetensors", "metrics.json", "README.md", "manifest.json", "figures/losses.png",
-        "figures/codes.png", "figures/categories.png", "modeling_lmindexer.py",
+        "figures/codes.png", "figures/categories.png", "modeling_lmindexer.py", "documents.parquet",
     }  # fmt: skip
     assert not [name for name in names if name.startswith(".") or name.endswith(".bin")]
     listed = read_manifest(folder / MANIFEST_NAME)["files"]
     assert listed.keys() == names - {MANIFEST_NAME, "figures"}
     verify_files([folder / name for name in listed if "/" not in name], folder / MANIFEST_NAME)
+    table = DocumentTable.from_pretrained(folder)
+    assert len(table) == 48 and table.category_of("d004") == ("kind1",) and "screw" in table.text_of("d004")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["stages"].keys() == {"0-reconstructor", "1-continuous", "1-discrete", "2-continuous", "2-discrete"}
     assert metrics["queries"]["recall_at_10"] is not None

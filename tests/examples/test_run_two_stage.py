@@ -55,7 +55,7 @@ def test_words_alone(run, corpus, tmp_path):
     for expected in ("48 documents", "| micro | 1        | 1.000", "of the documents share their codes"):
         assert expected in printed
     assert {path.name for path in tmp_path.iterdir()} == {
-        "semantic_ids.parquet", "prefix_tree.safetensors", "metrics.json", MANIFEST_NAME,
+        "semantic_ids.parquet", "prefix_tree.safetensors", "documents.parquet", "metrics.json", MANIFEST_NAME,
     }  # fmt: skip
     verify_files([path for path in tmp_path.iterdir() if path.name != MANIFEST_NAME], tmp_path / MANIFEST_NAME)
     index = SemanticIndex.from_pretrained(tmp_path)
