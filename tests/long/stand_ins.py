@@ -134,7 +134,7 @@ def write_reviews(path: Path) -> None:
 
 def write_metadata(path: Path) -> None:
     """Amazon's of 2014: literals of Python."""
-    rows = [{"asin": r.pop("id"), "categories": [r.pop("categories")]} | r for r in products(number=CORE)]
+    rows = [{"asin": r.pop("id"), "categories": [r.pop("categories")]} | r for r in products()]
     write_text(path, "".join(f"{row!r}\n" for row in rows))
 
 
@@ -203,6 +203,7 @@ def table_of(first: int = 0, number: int = NUMBER) -> Callable[[Path], None]:
     return lambda path: write_table(path, products(first, number))
 
 
+DIGITS = str.maketrans("", "", "up")  # P5's ids have no letters
 # Where the indexer is that stands for those of the guides; tests/long/code_blocks.py trains it.
 TRAINED = Path("trained")
 STAND_INS: dict[str, Callable[[Path], None]] = {
@@ -217,6 +218,9 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "sentence-transformers/all-MiniLM-L6-v2": write_encoder, "doc2query/msmarco-t5-base-v1": write_query_model,
     "google-bert/bert-base-uncased": write_bert_tokenizer,
     "reviews_Beauty_5.json.gz": write_reviews, "meta_Beauty.json.gz": write_metadata,
+    "sequential_data.txt": lambda path: write_lines(path, *(line.translate(DIGITS) for line in histories())),
+    "datamaps.json": lambda path: write_text(path, json.dumps({"item2id": {f"p{i}": i for i in range(NUMBER)}})),
+    "meta_all.jsonl": write_metadata,
     "theirs/SOURCE.json": lambda path: _copied(path, path.parents[1] / "outputs/beauty/SOURCE.json"),
     "shopping_queries_dataset_examples.parquet": write_esci,
     "v1.0-simplified_simplified-nq-train.jsonl.gz": partial(write_questions, first=0, number=300),
