@@ -4,6 +4,8 @@ Blocks of Python are run by test_guides.py and test_package.py, whole commands b
 """
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -75,3 +77,46 @@ def test_blocks_of_a_page(tmp_path, monkeypatch):
     assert blocks_of(page) == [
         Block("page.md", 4, "bash", "ls\n", "it takes a week"), Block("page.md", 8, "python", ">>> 1\n1\n\n", ""),
     ]  # fmt: skip
+
+
+PAGE = """```bash
+mkdir made && cd made
+python -c "open('there', 'w')"
+```
+
+```python
+>>> from pathlib import Path
+>>> number = len(list(Path("made").iterdir()))
+
+```
+
+<!-- not run: for want of a moon -->
+```bash
+ls moon
+```
+
+```python
+>>> number
+2
+
+```
+
+```bash
+ls moon
+```
+"""
+
+
+def test_the_long_check_says_what_failed(tmp_path, monkeypatch, capsys):
+    """Blocks share a folder and a session, and one that fails keeps no other from running."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "long")
+    import code_blocks
+
+    for module in (code_blocks, sys.modules["markdown_blocks"]):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    ends = code_blocks.run_page(page, tmp_path / "folder")
+    assert ends == {"ran bash": 1, "ran python": 1, "not run bash": 1, "failed python": 1, "failed bash": 1}
+    words = capsys.readouterr().out
+    assert "Expected:\n    2\nGot:\n    1" in words and "for want of a moon" in words and "exit 2" in words
