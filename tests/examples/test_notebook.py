@@ -27,4 +27,4 @@ def test_the_notebook_runs(monkeypatch):
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
     client.execute()
     texts = ["".join(o.get("text", "") for o in cell.get("outputs", ())) for cell in notebook.cells]
-    assert "mine.read_lines" in texts[-2] and "all of which exist" in "".join(texts)
+    assert "1 ['add']" in texts[-2] and "20 documents, all of which exist" in "".join(texts)

@@ -148,10 +148,10 @@ def write_esci(path: Path) -> None:
     write_table(path, rows)
 
 
-def write_questions(path: Path, first: int, number: int) -> None:
+def write_questions(path: Path, first: int, number: int, first_id: int = 0) -> None:
     """Natural Questions."""
     rows = [
-        {"question_text": f"which {row['title'].lower()} is {row['id']}", "example_id": first + i,
+        {"question_text": f"which {row['title'].lower()} is {row['id']}", "example_id": first_id + i,
          "document_text": f"<H1> {row['title']} {row['id']} </H1> <P> {row['description']} </P> <Ul> a </Ul> end"}
         for i, row in enumerate(products(first, number))
     ]  # fmt: skip
@@ -224,7 +224,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "theirs/SOURCE.json": lambda path: _copied(path, path.parents[1] / "outputs/beauty/SOURCE.json"),
     "shopping_queries_dataset_examples.parquet": write_esci,
     "v1.0-simplified_simplified-nq-train.jsonl.gz": partial(write_questions, first=0, number=300),
-    "v1.0-simplified_nq-dev-all.jsonl.gz": partial(write_questions, first=290, number=30),
+    "v1.0-simplified_nq-dev-all.jsonl.gz": partial(write_questions, first=290, number=30, first_id=1000),
     "collection.tsv": lambda path: write_lines(path, *(f"{r['id'][1:]}\t{r['title']}" for r in products())),
     "queries.train.tsv": partial(write_msmarco_queries, first=0, number=80),
     "qrels.train.tsv": partial(write_msmarco_qrels, first=0, number=80),
