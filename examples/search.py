@@ -5,7 +5,7 @@
     python examples/search.py outputs/python_docs
 
 Without a query it asks for one after the other. Where the folder has vectors of its documents, what the beam finds is
-ordered by them, too.
+ordered by them, too; where it keeps their texts, each is shown by its beginning.
 """
 
 import argparse
@@ -18,8 +18,10 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from modeling_lmindexer import DocumentVectors, SemanticIndex
+from modeling_lmindexer import DocumentTable, DocumentVectors, SemanticIndex
 from modeling_lmindexer.text_codes import tokenize
+
+SHOWN = 70  # characters of a document's text
 
 
 def read_queries(arguments: argparse.Namespace) -> Iterator[str]:
@@ -39,6 +41,12 @@ def read_queries(arguments: argparse.Namespace) -> Iterator[str]:
             yield query
 
 
+def beginning(table: DocumentTable | None, document) -> str:
+    """Of a document's text, to stand behind its id; nothing where the folder keeps no text of it."""
+    text = table.text_of(document) if table else None
+    return f": {' '.join(text.split())[:SHOWN]}" if text else ""
+
+
 def main() -> None:
     """Loads the folder once, then answers every query."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,11 +57,13 @@ def main() -> None:
     parser.add_argument("--num_beams", type=int, default=20, help="width of the beam search")
     arguments = parser.parse_args()
     logging.disable_progress_bar()
-    vectors = None
+    vectors, table = None, None
     try:
         index = SemanticIndex.from_pretrained(arguments.model)
         with contextlib.suppress(FileNotFoundError):
             vectors = DocumentVectors.from_pretrained(arguments.model, index)
+        with contextlib.suppress(FileNotFoundError):
+            table = DocumentTable.from_pretrained(arguments.model)
         model = AutoModel.from_pretrained(arguments.model).eval()  # importing modeling_lmindexer has registered it
         tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     except (OSError, ValueError) as error:
@@ -68,7 +78,7 @@ def main() -> None:
             )  # fmt: skip
         print(f"\n{query}")
         for document, score in zip(result.documents[0], result.scores[0].tolist(), strict=False):
-            print(f"  {score:8.3f}  {semantic_ids[document]:18}  {document}")
+            print(f"  {score:8.3f}  {semantic_ids[document]:18}  {document}{beginning(table, document)}")
 
 
 if __name__ == "__main__":
