@@ -173,11 +173,11 @@ class CodedDocuments:
         return numbers if len(self) == self.ids.count else np.searchsorted(self.ids.rows, numbers)
 
     def codes_of(self, document_ids: Sequence) -> np.ndarray:
-        """Codes `(documents, positions)`. Raises KeyError for an id that is not in the index."""
+        """Codes `(documents, positions)` of `document_ids`. Raises KeyError for an id that is not in the index."""
         return self._codes[self.ids.find(list(document_ids))]
 
     def sequences_of(self, document_ids: Sequence) -> torch.LongTensor:
-        """Flat ids `(documents, positions)`: the labels to fine-tune on."""
+        """Flat ids `(documents, positions)` of `document_ids`: the labels to fine-tune on; errors as `codes_of`."""
         return torch.from_numpy(self.codes_of(document_ids) + self.offsets)
 
     def _insert(self, ids: list, codes: np.ndarray) -> None:

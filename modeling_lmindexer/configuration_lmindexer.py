@@ -45,6 +45,9 @@ class LMIndexerConfig(PreTrainedConfig):
         max_source_length: longest input in tokens; longer ones are cut with a warning.
         codebook_fingerprint: what the codebooks were when the IDs of the documents were given, see
             [`Codebooks.fingerprint`]; an index made by other codebooks is refused. Default: not known.
+        initializer_range: standard deviation of the weights that start at random.
+        is_encoder_decoder, pad_token_id, decoder_start_token_id: as `generate` needs them; ids start with 0 and are
+            padded with it.
     """
 
     model_type = "lmindexer"

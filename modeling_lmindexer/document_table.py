@@ -118,6 +118,10 @@ class DocumentTable:
     def from_pretrained(cls, name_or_path: str | os.PathLike, **hub_kwargs) -> "DocumentTable":
         """Loads the table of a folder or a Hub repository, checked against its manifest.
 
+        Args:
+            name_or_path: folder or Hub repository.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+
         Raises:
             FileNotFoundError: no such folder, repository or file.
             CorruptedFolderError: a table that cannot be read or holds something else.

@@ -119,7 +119,11 @@ class DocumentVectors:
         return scores + added.view(scores.shape).to(scores)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes `document_vectors.safetensors`, atomically; rows are the documents of `semantic_ids.parquet`."""
+        """Writes `document_vectors.safetensors`, atomically; rows are the documents of `semantic_ids.parquet`.
+
+        Args:
+            folder: with the index's files, whose manifest then lists the vectors.
+        """
         folder = Path(folder)
         metadata = {"documents": digest_of_ids(self.document_ids), "weight": repr(self.weight)}
         write_tensors(folder / VECTORS_NAME, {"vectors": self.vectors}, metadata)
@@ -130,6 +134,11 @@ class DocumentVectors:
     @reading_again
     def from_pretrained(cls, name_or_path: str | os.PathLike, index, **hub_kwargs) -> "DocumentVectors":
         """Loads the vectors of an index's documents, and the weight that they were saved with.
+
+        Args:
+            name_or_path: folder or Hub repository.
+            index: the folder's.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
 
         Raises:
             FileNotFoundError: no such folder, repository or file.

@@ -40,7 +40,12 @@ class LMIndexerGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids, past_key_values=None, attention_mask=None, encoder_outputs=None, use_cache=None, **kwargs
     ) -> dict:
-        """The whole prefix at every step: what earlier codes explain of the text is part of each position's input."""
+        """The whole prefix at every step: what earlier codes explain of the text is part of each position's input.
+
+        Args:
+            input_ids: start and flat ids `(rows, 1 + positions)`.
+            past_key_values, attention_mask, encoder_outputs, use_cache, kwargs: as `generate` passes them.
+        """
         return {
             "decoder_input_ids": self.within_positions(input_ids),
             "past_key_values": past_key_values,

@@ -97,7 +97,17 @@ class PrefixTreeLogitsProcessor(LogitsProcessor):
         reuse_buffer: bool = True,
         **kwargs,
     ) -> "PrefixTreeLogitsProcessor":
-        """A processor for the tree of a folder or Hub repository; `kwargs` as in [`PrefixTree.from_pretrained`]."""
+        """A processor for the tree of a folder or Hub repository.
+
+        Args:
+            name_or_path: folder or Hub repository.
+            prompt_length, token_ids, eos_token_id, pad_token_id, reuse_buffer: as for the class.
+            kwargs: as for [`PrefixTree.from_pretrained`].
+
+        Raises:
+            FileNotFoundError: no such folder, repository or file.
+            CorruptedFolderError: the file is not the one its manifest lists, or no prefix tree.
+        """
         tree = PrefixTree.from_pretrained(name_or_path, **kwargs)
         hub_kwargs = {name: value for name, value in kwargs.items() if name not in ("layout", "memory_map")}
         return cls(

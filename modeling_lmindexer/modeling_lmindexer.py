@@ -102,7 +102,13 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         return self.backbone.get_encoder() if self.config.backbone_config.is_encoder_decoder else self.backbone
 
     def encode(self, input_ids=None, attention_mask=None, inputs_embeds=None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encoder states and the mask that goes with them: `(batch, tokens, hidden)`, `(batch, tokens)`."""
+        """Encoder states and the mask that goes with them: `(batch, tokens, hidden)`, `(batch, tokens)`.
+
+        Args:
+            input_ids: text `(batch, tokens)`; longer than `max_source_length` it is cut, with a warning.
+            attention_mask: `(batch, tokens)`; default all ones.
+            inputs_embeds: `(batch, tokens, hidden)` instead of `input_ids`.
+        """
         if attention_mask is None:
             source = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
             attention_mask = torch.ones(source.shape, dtype=torch.long, device=source.device)
@@ -116,8 +122,13 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
     def read(
         self, input_ids=None, attention_mask=None, inputs_embeds=None, encoder_outputs=None, token_type_ids=None
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Encoder states and their mask: of texts, as [`~LMIndexerForSemanticID.encode`], or computed before, alone or
-        first in a tuple; `token_type_ids` have no effect."""
+        """Encoder states and their mask: of texts, or computed before.
+
+        Args:
+            input_ids, attention_mask, inputs_embeds: as for [`~LMIndexerForSemanticID.encode`].
+            encoder_outputs: states `(batch, tokens, hidden)` computed before, alone or first in a tuple.
+            token_type_ids: have no effect.
+        """
         if encoder_outputs is None:
             return self.encode(input_ids, attention_mask, inputs_embeds)
         states = encoder_outputs if torch.is_tensor(encoder_outputs) else encoder_outputs[0]
@@ -127,10 +138,20 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         return states, attention_mask
 
     def decode(self, decoder_input_ids, encoder_states, encoder_mask, cache=None, use_cache=False):
-        """`h` of the positions of `decoder_input_ids` `(batch, positions)` that are not cached.
+        """`h` of the positions of `decoder_input_ids` that are not cached.
+
+        Args:
+            decoder_input_ids: start and flat ids `(batch, positions)`.
+            encoder_states: `(batch, tokens, hidden)`.
+            encoder_mask: `(batch, tokens)`.
+            cache: of the first positions.
+            use_cache: whether there is to be one of these.
 
         Returns:
-            `h`, the code vectors that went into it, and the cache.
+            `h` `(batch, positions, hidden)`, the code vectors that went into it, and the cache.
+
+        Raises:
+            ValueError: more positions than an ID has.
         """
         if decoder_input_ids.shape[1] > self.config.id_length:
             raise ValueError(
@@ -194,6 +215,11 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             view_input_ids, view_attention_mask: two parts of every text for `crops`, `(batch, 2, tokens)`; the other
                 text for `neighbours`, `(batch, tokens)`.
             view_encoder_outputs: encoder states of the other text computed before, `(batch, tokens, hidden)`.
+            use_cache: whether to return a cache, as `generate` asks for.
+            return_dict: accepted because `generate` passes it; the output always has names.
+
+        Raises:
+            ValueError: `decoder_inputs_embeds`, more positions than an ID has, or `hint_mask` without a reconstructor.
         """
         if decoder_inputs_embeds is not None:
             raise ValueError("decoder_inputs_embeds is not supported: the decoder's inputs are codes.")
@@ -251,6 +277,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         """The code `(batch,)` that each document stands for while the codebook is learned; see [`CodeChoice`].
 
         Args:
+            choice: how it is chosen.
             logits: `(batch, codes)`.
             prefix: vectors of the codes before, `(batch, positions - 1, hidden)`.
             input_ids, hint_mask, target_weights: as for `forward`.
@@ -279,17 +306,35 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         return candidates.gather(1, best)[:, 0]
 
     def crop_views(self, decoder_input_ids, view_input_ids, view_attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """`h^t` of two parts `(batch, 2, tokens)` of every document: `(batch, hidden)` each."""
+        """`h^t` of two parts of every document: `(batch, hidden)` each.
+
+        Args:
+            decoder_input_ids: start and flat ids `(batch, positions)`.
+            view_input_ids, view_attention_mask: `(batch, 2, tokens)`.
+        """
         states, mask = self.encode(view_input_ids.flatten(0, 1), view_attention_mask.flatten(0, 1))
         hidden = self.decode(decoder_input_ids.repeat_interleave(2, dim=0), states, mask)[0][:, -1]
         return hidden[0::2], hidden[1::2]
 
     def neighbour_states(self, view_input_ids, view_attention_mask, given) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encoder states of the other text of every document, computed before or now, and their mask."""
+        """Encoder states of the other text of every document, and their mask.
+
+        Args:
+            view_input_ids, view_attention_mask: `(batch, tokens)`.
+            given: the states `(batch, tokens, hidden)`, where they were computed before.
+        """
         return self.read(view_input_ids, view_attention_mask, encoder_outputs=given)
 
     def reconstruct(self, codes, input_ids, hint_mask, target_weights) -> ReconstructionOutput:
-        """Predictions for the hidden tokens from `codes` `(batch, positions, hidden)`; see [`Reconstructor`]."""
+        """Predictions for the hidden tokens; see [`Reconstructor`].
+
+        Args:
+            codes: `(batch, positions, hidden)`; None while the reconstructor learns alone.
+            input_ids, hint_mask, target_weights: as for `forward`.
+
+        Raises:
+            ValueError: the model has no reconstructor.
+        """
         if self.reconstructor is None:
             raise ValueError(
                 "This model was loaded without its reconstructor (num_reconstructor_layers=0): it searches and "
@@ -298,7 +343,14 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         return self.reconstructor(codes, self.get_input_embeddings().weight, input_ids, hint_mask, target_weights)
 
     def predict(self, hidden, decoder_input_ids, labels, cache, states) -> LMIndexerOutput:
-        """Logits in the flat id space, and the loss of Eq. 14 when there are `labels` `(batch, positions)`."""
+        """Logits in the flat id space, and the loss of Eq. 14 when there are labels.
+
+        Args:
+            hidden: `h` of the last positions `(batch, new positions, hidden)`.
+            decoder_input_ids: start and flat ids `(batch, positions)`.
+            labels: flat ids `(batch, positions)`, or None.
+            cache, states: of the decoder and of the encoder, for the output.
+        """
         first = decoder_input_ids.shape[1] - hidden.shape[1]
         positions = range(first, decoder_input_ids.shape[1])
         code_logits = tuple(self.codebooks.logits(hidden[:, t - first], t) for t in positions)
@@ -321,7 +373,16 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         )
 
     def shift_right(self, labels: torch.Tensor | None, batch_size: int, device) -> torch.Tensor:
-        """Decoder inputs of `labels` `(batch, positions)`: the start id, then all but the last label."""
+        """Decoder inputs: the start id, then all but the last label.
+
+        Args:
+            labels: flat ids `(batch, positions)`, -100 to ignore; None for the start alone.
+            batch_size: rows.
+            device: of the result.
+
+        Raises:
+            ValueError: more labels than an ID has positions.
+        """
         start = torch.full((batch_size, 1), self.config.decoder_start_token_id, dtype=torch.long, device=device)
         if labels is None:
             return start
@@ -359,7 +420,22 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         self, *, index: SemanticIndex, num_beams: int = 20, top_k: int = 10, allowed=None,
         rescoring: DocumentVectors | None = None, **inputs,
     ) -> SearchOutput:  # fmt: skip
-        """The documents that texts point at: beam search over the IDs of `index`; see [`search_documents`]."""
+        """The documents that texts point at: beam search over the IDs of `index`.
+
+        Args:
+            index: whose documents are searched.
+            num_beams: width of the search; no more IDs than that are found.
+            top_k: IDs per text, at most `num_beams`.
+            allowed: the documents to search: their ids, or a mask `(documents,)`; or one of these per text.
+            rescoring: vectors of the documents, whose weighted cosine is added to the scores.
+            inputs: `input_ids` and `attention_mask` `(texts, tokens)`, or `encoder_outputs`.
+
+        Returns:
+            documents per text, best first; their scores, log-probabilities; and flat ids `(texts, IDs, positions)`.
+
+        Raises:
+            ValueError: the index is that of other codebooks, or a filter does not fit it.
+        """
         return search_documents(
             self, index, inputs, num_beams=num_beams, top_k=top_k, allowed=allowed, rescoring=rescoring
         )
@@ -394,17 +470,33 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
 
     @staticmethod
     def load_prefix_tree(name_or_path: str | os.PathLike, **hub_kwargs) -> PrefixTreeLogitsProcessor:
-        """The logits processor of a model folder, for users without this package."""
+        """The logits processor of a model folder, for users without this package.
+
+        Args:
+            name_or_path: folder or Hub repository.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+        """
         return PrefixTreeLogitsProcessor(PrefixTree.from_pretrained(name_or_path, **hub_kwargs))
 
     @staticmethod
     def load_index(name_or_path: str | os.PathLike, **hub_kwargs) -> SemanticIndex:
-        """The document index of a model folder, for users without this package."""
+        """The document index of a model folder, for users without this package.
+
+        Args:
+            name_or_path: folder or Hub repository.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+        """
         return SemanticIndex.from_pretrained(name_or_path, **hub_kwargs)
 
     @staticmethod
     def load_document_vectors(name_or_path: str | os.PathLike, index: SemanticIndex, **hub_kwargs) -> DocumentVectors:
-        """The vectors of an index's documents in a model folder, for users without this package."""
+        """The vectors of an index's documents in a model folder, for users without this package.
+
+        Args:
+            name_or_path: folder or Hub repository.
+            index: the folder's.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+        """
         return DocumentVectors.from_pretrained(name_or_path, index, **hub_kwargs)
 
 

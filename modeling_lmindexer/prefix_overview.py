@@ -86,7 +86,10 @@ class IDTreeOverview:
         return self._summary(codes, self.document_ids[rows], num_samples)
 
     def children(self, codes: Sequence[int] = (), num_samples: int = 3) -> list[PrefixOverview]:
-        """The prefixes with one code more, in the order of their codes; none under a whole ID. Errors as before."""
+        """The prefixes with one code more, in the order of their codes; none under a whole ID.
+
+        `num_samples` and errors are as for [`~IDTreeOverview.overview`].
+        """
         codes, rows = tuple(int(code) for code in codes), self._rows(codes)
         if len(codes) == self.positions:
             return []

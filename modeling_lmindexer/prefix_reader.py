@@ -82,6 +82,7 @@ class PrefixReader:
 
     @property
     def device(self) -> torch.device:
+        """Where the arrays are."""
         return self._state.parts[0].segment.device
 
     @property
@@ -263,7 +264,7 @@ class PrefixReader:
         return masked
 
     def write_allowed(self, out: Tensor, scores: Tensor, nodes: LongTensor | None, level: int) -> list:
-        """As [`~PrefixTree.mask_scores`], into `out`, which is all -inf; returns the regions written to.
+        """As [`~PrefixTree.mask_scores`], from `scores` into `out`, which is all -inf; returns the regions written to.
 
         Without `nodes`, all rows are at the root.
         """
@@ -271,7 +272,7 @@ class PrefixReader:
         return write_allowed(self._state, out, scores, nodes, level)
 
     def write_continuations(self, out: Tensor, scores: Tensor, tokens: LongTensor, skipped: int) -> list:
-        """As [`~PrefixTree.write_allowed`] for rows with prefixes `tokens[:, skipped:]`."""
+        """As [`~PrefixTree.write_allowed`], from `scores` into `out`, for rows with prefixes `tokens[:, skipped:]`."""
         self._check_width(scores)
         written = write_continuations(self._state, out, scores, tokens, skipped)
         if written is not None:

@@ -24,9 +24,10 @@ COMPACT_SHARE = 16
 class PrefixTree(PrefixReader):
     """All prefixes of a set of code sequences, and the documents that the sequences are the IDs of.
 
-    Build one with [`~PrefixTree.from_sequences`]. Documents are numbered in the order of their rows; several may have
-    one sequence. [`~PrefixTree.filtered`] gives views for a request, [`~PrefixTree.add`] and [`~PrefixTree.remove`]
-    change the tree in place, also while other threads search it.
+    Build one with [`~PrefixTree.from_sequences`]; the constructor takes a ready `state`, its `layout`, and whether it
+    `is_view` of another tree, which cannot be changed. Documents are numbered in the order of their rows; several may
+    have one sequence. [`~PrefixTree.filtered`] gives views for a request, [`~PrefixTree.add`] and
+    [`~PrefixTree.remove`] change the tree in place, also while other threads search it.
 
     ```python
     >>> from modeling_lmindexer.prefix_tree import PrefixTree
@@ -104,6 +105,9 @@ class PrefixTree(PrefixReader):
 
         They are kept apart from the others until more than a 16th of all documents is pending; then the tree is built
         again from all of them.
+
+        Args:
+            sequences, lengths: as for [`~PrefixTree.from_sequences`].
 
         Returns:
             their numbers `(N,)`, from `num_documents` on.
@@ -230,6 +234,7 @@ class PrefixTree(PrefixReader):
         """Reads the tree of a folder or of a Hub repository, on the CPU.
 
         Args:
+            name_or_path: folder or Hub repository.
             layout: `fast` or `compact`; by default `fast`, with `memory_map` `compact`.
             memory_map: leave the arrays in the file, from where the system loads what is looked at. The keys of the
                 `fast` layout are made in memory all the same.

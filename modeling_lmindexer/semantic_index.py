@@ -31,6 +31,12 @@ class SemanticIndex(CodedDocuments):
 
     ```
 
+    Args:
+        document_ids: `N` ids, all integers or all strings.
+        codes: `(N, positions)`, the disambiguation position last, if there is one.
+        position_sizes: codes per position.
+        has_disambiguation: whether the last position tells apart documents that share all learned codes.
+
     Attributes:
         position_sizes: codes per position, the disambiguation position's room last, if there is one.
         has_disambiguation: whether there is one; otherwise IDs are the learned codes alone.
@@ -58,7 +64,7 @@ class SemanticIndex(CodedDocuments):
     def check_model(self, config) -> None:
         """Raises ValueError when a model's codebooks are not those of this index; its last room may be larger.
 
-        Their fingerprints are compared where both are known.
+        `config` is the model's. Their fingerprints are compared where both are known.
         """
         expected, found = config.position_sizes, self.position_sizes
         more_room = config.has_disambiguation and expected[:-1] == found[:-1] and expected[-1] >= found[-1]
@@ -98,7 +104,7 @@ class SemanticIndex(CodedDocuments):
     def encode(self, texts: Iterable[str], batch_size: int = 64) -> torch.LongTensor:
         """Flat ids of texts at the learned positions, as `model.assign`: `(texts, learned positions)`.
 
-        Texts longer than the model takes are cut, as in training.
+        Texts longer than the model takes are cut, as in training; `batch_size` of them are read at once.
         """
         return assigned_ids(*self.load_model(), list(texts), batch_size)
 
@@ -106,7 +112,7 @@ class SemanticIndex(CodedDocuments):
         """Adds documents `{"id": ..., "text": ...}`; no other ID changes.
 
         Without a disambiguation position, a document whose learned codes are taken gets the most likely free code at
-        the last position; the lowest id chooses first.
+        the last position; the lowest id chooses first. The model reads `batch_size` texts at once.
 
         Returns:
             their flat ids `(documents, positions)`.
@@ -134,7 +140,8 @@ class SemanticIndex(CodedDocuments):
 
         A document whose learned codes stay keeps its whole ID. One that gets another goes to the end of
         `document_ids`, as if it had been removed and added. Without a disambiguation position, a document also keeps
-        its ID where only the last code differs and the one it would have is another document's.
+        its ID where only the last code differs and the one it would have is another document's. The model reads
+        `batch_size` texts at once.
 
         Returns:
             their flat ids `(documents, positions)`.
@@ -185,7 +192,7 @@ class SemanticIndex(CodedDocuments):
         return np.column_stack([learned[:, :-1], last])
 
     def remove(self, document_ids: Sequence) -> None:
-        """Removes documents; no other ID changes.
+        """Removes documents by their `document_ids`; no other ID changes.
 
         Raises:
             KeyError: an id that is not in the index; ValueError: no document would be left. Nothing is removed then.
@@ -272,7 +279,16 @@ class SemanticIndex(CodedDocuments):
         self.log = ChangeLog()
 
     def drift(self, documents: Iterable[dict], reference: Iterable[dict] | None = None, **settings):
-        """How far new documents are from those that the model was trained on; see [`measure_drift`]."""
+        """How far new documents are from those that the model was trained on.
+
+        Args:
+            documents: `{"id": ..., "text": ...}`.
+            reference: documents of the index as they were in training, to compare with.
+            settings: of [`measure_drift`], such as `batch_size` and `seed`.
+
+        Returns:
+            figures that print as a table and say when to retrain.
+        """
         from .index_drift import measure_drift
 
         return measure_drift(self, documents, reference, **settings)
@@ -299,6 +315,10 @@ class SemanticIndex(CodedDocuments):
     def from_pretrained(cls, name_or_path: str | os.PathLike, **hub_kwargs) -> "SemanticIndex":
         """Loads an index from a folder or a Hub repository, checked against its manifest.
 
+        Args:
+            name_or_path: folder or Hub repository.
+            hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`.
+
         Raises:
             FileNotFoundError: no such folder, repository or file.
             CorruptedFolderError: a table that cannot be read or holds something else.
@@ -315,14 +335,27 @@ class SemanticIndex(CodedDocuments):
         return index.belonging_to(name_or_path, table, **hub_kwargs)
 
     def belonging_to(self, name_or_path: str | os.PathLike, table: IndexTable, **hub_kwargs) -> "SemanticIndex":
-        """Gives the index the folder or repository that its table comes from, with its model and its changelog."""
+        """Gives the index the folder or repository that its table comes from, with its model and its changelog.
+
+        Args:
+            name_or_path: folder or Hub repository.
+            table: the table read from there.
+            hub_kwargs: that it was read with.
+        """
         self.codebook_fingerprint = table.codebook_fingerprint
         self.log = ChangeLog(table.version, table.num_changes, (str(name_or_path), hub_kwargs))
         self.name_or_path, self.hub_kwargs = str(name_or_path), hub_kwargs
         return self
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None, **kwargs) -> str:
-        """Uploads the index's files to a Hub repository, made when there is none; returns the commit's address."""
+        """Uploads the index's files to a Hub repository, made when there is none; returns the commit's address.
+
+        Args:
+            repo_id: `name` or `organisation/name`.
+            private: whether a new repository is.
+            token: of the Hub; default the one that is logged in.
+            kwargs: of the upload, such as `commit_message`.
+        """
         from .hub import upload_folder
 
         with tempfile.TemporaryDirectory() as folder:

@@ -65,6 +65,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         processing_class: the tokenizer.
         eval_dataset: validation queries; see [`Queries.of`].
         documents: columns `id` and `text`, for `document_epochs` and `document_share`.
+        kwargs: as for Trainer, such as `callbacks`.
 
     Raises:
         UnusablePairsError: targets that are not in the index, texts without words, settings that need what is not
@@ -125,7 +126,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         self.task, self.initial_weights = task, digest_of_weights(self.model)
 
     def read(self, table: datasets.Dataset, target: str, what: str, length: int) -> Pairs:
-        """Pairs of a table."""
+        """Pairs of a `table` and its column `target`, texts cut at `length` tokens; `what` names it in errors."""
         return Pairs.of(table, target, self.index, self.tokenizer, length, what)
 
     def read_queries(self, table: datasets.Dataset) -> Queries:
@@ -160,7 +161,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         return figures
 
     def run_stage(self, name: str, dataset: PairDataset, epochs: float) -> dict:
-        """One of the two, from where it stands; ends with its weights in the model and in its folder."""
+        """The stage `name`, from where it stands: `epochs` of `dataset`; ends with its weights in model and folder."""
         folder, figures = self.state_of_run.folder(name), self.state_of_run.result(name)
         is_task = name == TASK
         self.train_dataset = dataset
@@ -298,7 +299,7 @@ class SemanticRetrievalTrainer(StagedTrainer):
         return metrics
 
     def rank(self, queries: Queries, rescoring: DocumentVectors | None = None) -> Rankings:
-        """Documents of every query, best first; with vectors, the whole beam is ordered by them too."""
+        """Documents of every query, best first; with `rescoring` vectors, the whole beam is ordered by them too."""
         searcher = Searcher(
             self.unwrap_for_reading(self.model), self.index, self.pad_token_id, num_beams=self.settings.num_beams,
             top_k=self.settings.num_beams, batch_size=self.args.per_device_eval_batch_size,

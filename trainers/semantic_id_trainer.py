@@ -52,6 +52,7 @@ class SemanticIDTrainer(StagedTrainer):
         train_dataset: columns `id`, `text`, and where they are known `category` (a list of labels, general to
             specific) for AMI, and `excluded` (a text whose words are not reconstructed, such as the brand).
         processing_class: the tokenizer.
+        kwargs: as for Trainer, such as `callbacks`.
 
     Raises:
         UnusableCorpusError: empty texts, duplicate ids, fewer documents than codes, no reconstructor, settings that
@@ -174,11 +175,17 @@ class SemanticIDTrainer(StagedTrainer):
         return figures
 
     def initialize_codebook(self, codebook, hidden: np.ndarray, position: int) -> np.ndarray:
-        """A clustering of `h^t` over the corpus gives the codes; returns its labels `(N,)`."""
+        """A clustering of `h^t` over the corpus gives the codes; returns its labels `(N,)`.
+
+        Args:
+            codebook: the position's, whose codes are replaced.
+            hidden: `h^t` of all documents `(N, hidden)`.
+            position: counted from 0.
+        """
         return initialize_codebook(codebook, hidden, self.args, position)
 
     def save_stage(self, folder: Path, figures: dict) -> None:
-        """Writes weights, codes and, last, the mark that the stage is done."""
+        """Writes weights and codes into `folder` and, last, the mark that the stage is done, with its `figures`."""
         if self.args.process_index == 0:
             write_stage(folder, self.model, self.documents.codes)
             self.state_of_run.finish(self.stage.name, figures)

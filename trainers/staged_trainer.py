@@ -117,8 +117,8 @@ class StagedTrainer(Trainer):
         self.add_callback(StopWhenAsked(self))
 
     def train(self, resume_from_checkpoint=None, **kwargs) -> dict:
-        """The whole run, or what is left of it; Trainer's arguments have no effect here, for a run finds its own
-        checkpoints.
+        """The whole run, or what is left of it; Trainer's arguments, `kwargs` among them, have no effect here, for a
+        run finds its own checkpoints.
 
         Returns:
             what [`~StagedTrainer.run`] does.

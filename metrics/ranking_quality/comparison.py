@@ -19,6 +19,11 @@ def paired_test(first: RankingFigures, second: RankingFigures, measure: str, see
 
     As Smucker, Allan and Carterette (2007) recommend for rankings; it assumes no distribution.
 
+    Args:
+        first, second: figures of the same queries in the same order.
+        measure: one of theirs, such as `recall@10`.
+        seed: of the signs.
+
     Raises:
         RankingError: figures of other queries, or without the measure.
     """
@@ -41,7 +46,13 @@ def paired_test(first: RankingFigures, second: RankingFigures, measure: str, see
 
 
 def confidence_interval(values: np.ndarray, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """The bootstrap interval of a mean over queries `(queries,)`, by percentiles of 2,000 resamples."""
+    """The bootstrap interval of a mean over queries, by percentiles of 2,000 resamples.
+
+    Args:
+        values: a measure `(queries,)`.
+        level: probability with which such intervals hold the mean.
+        seed: of the resamples.
+    """
     from scipy.stats import bootstrap
 
     if np.ptp(values) == 0:  # every resample is the same

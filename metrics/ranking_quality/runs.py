@@ -50,7 +50,7 @@ def _write_whole(path: str | Path, lines: Iterable[str]) -> None:
 
 
 def read_run(path: str | Path) -> dict[str, list[str]]:
-    """The rankings of a TREC run, by query, in the order of the ranks.
+    """The rankings of a TREC run, the file at `path`, by query, in the order of the ranks.
 
     Raises:
         RankingError: a line that is none, a rank or a document twice; with its number.
@@ -76,8 +76,8 @@ def read_run(path: str | Path) -> dict[str, list[str]]:
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
-    """The judgements of a TREC file (`query 0 document gain`) or of a BEIR one (`query document gain`, tabs, with a
-    header), by query.
+    """The judgements at `path`, by query: a TREC file (`query 0 document gain`) or a BEIR one (`query document gain`,
+    tabs, with a header).
 
     Raises:
         RankingError: a line that is none, or a document that is judged twice and not alike; with its number.

@@ -22,7 +22,7 @@ class DifferenceRatios(NamedTuple):
 
 
 class FanOut(NamedTuple):
-    """Distinct next codes of a prefix: their mean over the prefixes, and the most that one has."""
+    """Distinct next codes of a prefix: their `mean` over the prefixes, and the most that one has, `max`."""
 
     mean: float
     max: int

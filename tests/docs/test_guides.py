@@ -20,7 +20,7 @@ def test_examples_print_what_the_guide_says(guide):
     assert failed == 0 and attempted == len(re.findall("^>>> ", text, re.MULTILINE))
 
 
-@pytest.mark.parametrize("page", sorted([*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")]), ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", sorted([*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")]), ids=lambda path: path.stem)
 def test_links_to_files_and_headings_lead_somewhere(page):
     def headings(path):
         names = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
