@@ -251,6 +251,8 @@ def needed(text: str, folder: Path) -> list[str]:
     """
     words = text.replace("=", " ").replace("'", " ").replace('"', " ").split()
     made = {word.rstrip("/") for before, word in zip(words, words[1:], strict=False) if before == "--output_dir"}
+    if "examples/run_indexing.py" in words and "--output_dir" not in words:
+        made.add("outputs/python_docs")  # its default
     found = []
     for name in STAND_INS:
         named = any(word == name or word.startswith(f"{name}/") for word in words)
