@@ -24,16 +24,17 @@ from transformers import AutoConfig, AutoTokenizer, HfArgumentParser, T5Config, 
 from transformers.utils import logging
 
 from modeling_lmindexer import CorruptedFolderError, LMIndexerConfig, LMIndexerForSemanticID
-from modeling_lmindexer.hub import upload_folder
 from trainers import ExistingRunError, SemanticIDTrainer, SemanticIDTrainingArguments, UnusableCorpusError
 from trainers.adaptation import adapt_checkpoint
 from trainers.adaptation_args import AdaptationArguments
+from trainers.evaluation_results import evaluation_results
 from trainers.folder_lock import FolderLock
 from trainers.learning_rate_search import search_learning_rate
 from trainers.leave_together import leave_together
 from trainers.model_card import CardContent
 from trainers.model_folder import save_model_folder
 from trainers.presets import preset
+from trainers.publishing import publish, settings_of
 from trainers.report import compare_codes, position_table, query_figures, sample_queries, stage_table
 
 
@@ -252,7 +253,7 @@ def train_and_report(corpus_arguments, model_arguments, training_arguments, toke
         folder = report(trainer, corpus, figures, model_arguments, corpus_arguments, source)
         if training_arguments.push_to_hub:
             repo_id = training_arguments.hub_model_id or folder.name
-            say(f"Uploaded: {upload_folder(folder, repo_id, token=training_arguments.hub_token)}")
+            publish(folder, repo_id, settings_of(training_arguments), token=training_arguments.hub_token)
 
 
 def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, source: str) -> Path:
@@ -285,6 +286,7 @@ def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, so
         counter=trainer.reassignment is None, base_model=model_arguments.model_name_or_path,
         licence=model_arguments.licence,
         datasets=[corpus_arguments.dataset_name] if corpus_arguments.dataset_name else [],
+        results=evaluation_results(metrics, source),
     )  # fmt: skip
     folder = save_model_folder(trainer, metrics, card, document_table(corpus, corpus_arguments.kept_characters))
     print(f"\n{tables[1]}\n\n{tables[0]}\n\n{queries}\n\n{samples}\n\nModel folder: {folder}")

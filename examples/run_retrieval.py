@@ -27,7 +27,6 @@ from transformers.utils import logging
 from metrics.ranking_quality import confidence_interval, write_run
 from modeling_lmindexer import DocumentVectors, LMIndexerConfig, LMIndexerForSemanticID, SemanticIndex
 from modeling_lmindexer.document_vectors import VECTORS_NAME
-from modeling_lmindexer.hub import upload_folder
 from trainers import SemanticRetrievalTrainer, SemanticRetrievalTrainingArguments
 from trainers.adapters import with_adapter
 from trainers.folder_lock import FolderLock
@@ -35,6 +34,7 @@ from trainers.id_tokens import PREFIXES, add_id_tokens
 from trainers.leave_together import leave_together
 from trainers.model_folder import whole_folder
 from trainers.prefix_codes import code_per_prefix, tie_codes, untie_codes
+from trainers.publishing import publish, settings_of
 from trainers.report import format_table
 from trainers.retrieval import Queries
 from trainers.retrieval_args import EXISTING
@@ -215,7 +215,7 @@ def run(task_arguments: TaskArguments, start: StartArguments, training: Semantic
     report(trainer, task, queries, task_arguments, start, figures)
     if training.push_to_hub and is_main:
         repo_id = training.hub_model_id or trainer.run_dir.name
-        print(f"Uploaded: {upload_folder(trainer.run_dir, repo_id, token=training.hub_token)}")
+        publish(trainer.run_dir, repo_id, settings_of(training), token=training.hub_token)
 
 
 def report(

@@ -4,11 +4,12 @@ import json
 import os
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from .folder import MANIFEST_NAME, finish_update, manifest_entries, read_manifest
+from .hub_upload import RepositoryFiles
 
 # What a training run leaves beside the model and nobody should download.
 PRIVATE_FOLDERS = ("stages", "adapted", "learning_rates", "cache", "parts", "runs")
@@ -55,25 +56,30 @@ def upload_folder(
 ) -> str:
     """Uploads a folder in one commit to a Hub repository, which is made when there is none.
 
+    Large files go first; stopped, the next upload goes on. To publish a model folder with its card and IDs, see
+    `trainers.publishing`.
+
     Args:
         folder: what `run_indexing.py` wrote, or any part of it.
         repo_id: such as `"org/lmindexer-beauty"`.
         private: visibility of a repository that is made.
         token: access token; default the one of `hf auth login`.
+        revision: a branch, made from main when there is none.
 
     Returns:
         the address of the commit.
 
     Raises:
         FileNotFoundError: no such folder, or nothing in it.
+        UploadError: the Hub does not take it, or cannot be reached.
     """
     finish_update(Path(folder))
-    operations = [CommitOperationAdd(name, Path(folder) / name) for name in files_of(folder)]
-    if not operations:
+    files: dict[str, Path | bytes] = {name: Path(folder) / name for name in files_of(folder)}
+    if not files:
         raise FileNotFoundError(f"{folder} holds nothing to upload: give a folder that run_indexing.py wrote.")
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    manifest = joined_manifest(folder, repo_id, token, revision)
+    api, content = HfApi(token=token), RepositoryFiles(repo_id, files, whole=MANIFEST_NAME in files)
+    content.open(api, private, revision)
+    manifest = joined_manifest(folder, content.repo_id, token, revision)
     if manifest is not None:
-        operations.append(CommitOperationAdd(MANIFEST_NAME, manifest))
-    return api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision).commit_url
+        files[MANIFEST_NAME] = manifest
+    return content.send(api, commit_message, revision)

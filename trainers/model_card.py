@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 USE = """## Use
 
@@ -103,6 +103,7 @@ class CardContent:
     base_model: str | None = None
     licence: str | None = None
     datasets: list[str] = field(default_factory=list)
+    results: list[EvalResult] = field(default_factory=list)
 
 
 def write_card(content: CardContent, figures: list[str], path: Path) -> None:
@@ -119,6 +120,8 @@ def write_card(content: CardContent, figures: list[str], path: Path) -> None:
         base_model=content.base_model,
         license=content.licence,
         datasets=content.datasets or None,
+        model_name=content.name,
+        eval_results=content.results or None,
     )
     card = fill(
         TEMPLATE,

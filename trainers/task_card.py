@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
+from .evaluation_results import task_results
 from .model_card import LICENCE, TAGS, USE, fill, in_code_block
 
 TEMPLATE = (
@@ -97,17 +98,10 @@ class TaskCard:
 
 def write_task_card(content: TaskCard, path: Path) -> None:
     """Writes the card as Markdown; its metadata block has the figures as the Hub's evaluation results."""
-    results = [
-        EvalResult(
-            task_type="text-retrieval", task_name=content.task, dataset_type=content.dataset,
-            dataset_name=content.dataset, dataset_split=split, metric_type=measure, metric_value=round(value, 4),
-        )
-        for split, measures in content.figures.items()
-        for measure, value in measures.items()
-    ]  # fmt: skip
     data = ModelCardData(
         library_name="transformers", tags=[*TAGS, content.task], base_model=content.base_model,
-        license=content.licence, model_name=content.name, eval_results=results,
+        license=content.licence, model_name=content.name,
+        eval_results=task_results(content.task, content.figures, content.dataset),
     )  # fmt: skip
     card = fill(
         TEMPLATE, data, name=content.name, asks=TASKS[content.task], task=content.task,

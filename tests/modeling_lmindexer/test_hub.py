@@ -103,16 +103,7 @@ def test_up_to_the_hub_and_down_again(tmp_path):
     folder = tmp_path / "folder"
     model, index, public = write_folder(folder)
     with Hub() as hub:
-        environment = os.environ | {
-            "HF_ENDPOINT": hub.url,
-            "HF_TOKEN": "hf_token",
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "DISABLE_SAFETENSORS_CONVERSION": "1",
-            "NO_PROXY": "127.0.0.1",
-        }
+        environment = os.environ | hub.environment(tmp_path / "home")
         run = subprocess.run(
             [sys.executable, "-c", UP_AND_DOWN, str(folder), str(ROOT)],
             input=json.dumps({name: value.tolist() for name, value in tiny_inputs().items()}),
