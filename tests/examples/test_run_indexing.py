@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,7 @@ def test_search_takes_a_query_a_file_and_a_prompt(folder, tmp_path):
     queries.write_text("apple pear\nbolt screw\n")
     one = run("search.py", str(folder), "apple pear", "--top_k", "3").stdout
     assert one.count("<") == 9 and one.startswith("\napple pear\n")
+    assert all(re.search(r">\s+\S+: \w+", line) for line in one.splitlines()[2:])  # with its text
     both = run("search.py", str(folder), "--queries", str(queries), "--top_k", "3").stdout
     assert both.startswith(one) and "\nbolt screw\n" in both
     missing = run("search.py", str(tmp_path / "nowhere"), "apple", ok=False)
