@@ -134,7 +134,7 @@ class LMIndexerGenerationMixin(GenerationMixin):
             for (low, high), (first, size) in zip(tree.code_ranges, positions, strict=False)
         ):
             raise ValueError(
-                f"The prefix tree does not fit the model: flat ids of its positions lie within {tree.code_ranges}, the "
+                f"The prefix tree does not fit the model: its positions have flat ids within {tree.code_ranges}, the "
                 f"model has {config.position_sizes} codes per position, with flat ids from "
                 f"{config.position_offsets} on. Load both from one folder."
             )

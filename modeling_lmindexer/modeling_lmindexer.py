@@ -428,6 +428,7 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
             top_k: IDs per text, at most `num_beams`.
             allowed: the documents to search: their ids, or a mask `(documents,)`; or one of these per text.
             rescoring: vectors of the documents, whose weighted cosine is added to the scores.
+            output_beams: also return the prefixes that the beam held after each position.
             inputs: `input_ids` and `attention_mask` `(texts, tokens)`, or `encoder_outputs`.
 
         Returns:

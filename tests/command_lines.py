@@ -15,8 +15,8 @@ from unittest import mock
 ROOT = Path(__file__).parents[1]
 # Other people's programs, whose options are not ours to check.
 OTHERS = {
-    ".", "cat", "cd", "cp", "curl", "docker", "echo", "export", "git", "head", "hf", "ls", "mkdir", "pre-commit", "sed",
-    "source", "tail", "tensorboard", "trackio", "unzip", "wget", "zcat",
+    ".", "cat", "cd", "cp", "curl", "docker", "echo", "export", "git", "head", "hf", "ls", "mkdir", "pre-commit",
+    "sed", "source", "tail", "tensorboard", "trackio", "unzip", "wget", "zcat",
 }  # fmt: skip
 
 

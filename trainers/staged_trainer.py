@@ -152,7 +152,7 @@ class StagedTrainer(Trainer):
         raise NotImplementedError
 
     def planned_steps(self, items: int, epochs: float, max_steps: int = -1) -> int:
-        """About how many steps a training on so many items takes; 0 without epochs."""
+        """About how many steps a training on `items` takes, or `max_steps` above 0; 0 without epochs."""
         if epochs and max_steps > 0:
             return max_steps
         batch = self.args.per_device_train_batch_size * self.args.num_parts
