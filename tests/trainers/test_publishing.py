@@ -346,6 +346,15 @@ def test_a_damaged_folder_is_not_published(hub, folder, tmp_path):
     assert hub.files == {}
 
 
+def test_a_folder_that_changes_meanwhile_is_not_published_half(hub, folder):
+    def change(line):
+        (folder / "metrics.json").write_text("{}")
+
+    with pytest.raises(UploadError, match=r"\['metrics.json'\] changed while org/items was prepared; none of"):
+        publish(folder, "org/items", say=change)
+    assert hub.files["org/items"] == {}
+
+
 def test_a_page_that_is_none_stops_everything(hub, folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no folder of a Space, it lacks \['app.py', 'requirements.txt'"):
         publish(folder, "org/items", PublishingSettings(parts=PARTS, page_folder=str(tmp_path)), say=quiet)
