@@ -11,9 +11,12 @@ from huggingface_hub.utils import filter_repo_objects
 from .folder import MANIFEST_NAME, finish_update, manifest_entries, read_manifest
 from .hub_upload import RepositoryFiles
 
-# What a training run leaves beside the model and nobody should download.
-PRIVATE_FOLDERS = ("stages", "adapted", "learning_rates", "cache", "parts", "runs")
-PRIVATE_PATTERNS = [*(f"{name}/**" for name in PRIVATE_FOLDERS), "*training_args.bin", ".*"]
+# What training leaves beside the model and nobody should download; anywhere, what hides, or only this computer needs.
+PRIVATE_FOLDERS = ("stages", "adapted", "learning_rates", "cache", "parts", "runs", "trackio", "wandb", "mlruns")
+PRIVATE_PATTERNS = [
+    *(f"{name}/**" for name in PRIVATE_FOLDERS), "checkpoint-*/**", "*training_args.bin", "*events.out.tfevents.*",
+    ".*", "*/.*", "__pycache__/**", "*/__pycache__/**",
+]  # fmt: skip
 
 
 def joined_manifest(

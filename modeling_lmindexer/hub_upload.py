@@ -1,6 +1,7 @@
 """What a Hub repository is to hold: written to a folder, or sent in one commit, which a stopped upload goes on to."""
 
 import contextlib
+import json
 import os
 import shutil
 import warnings
@@ -132,6 +133,7 @@ class RepositoryFiles:
         where = {"repo_id": self.repo_id, "repo_type": self.repo_type, "revision": revision}
         with naming_refusals(self.repo_id, api):
             additions = [CommitOperationAdd(name, content) for name, content in self.files.items()]
+            self.check_unchanged(additions)
             for part in parts(additions):
                 api.preupload_lfs_files(**where, additions=part)
             deletions = [CommitOperationDelete(name) for name in sorted(self.vanishing(api, revision))]
@@ -139,6 +141,22 @@ class RepositoryFiles:
             with warnings.catch_warnings():  # of tables in the repository of a model, which belong there
                 warnings.filterwarnings("ignore", message=".*commit a data file")
                 return api.create_commit(**where, operations=operations, commit_message=commit_message).commit_url
+
+    def check_unchanged(self, additions: list[CommitOperationAdd]) -> None:
+        """Raises UploadError where a file is no longer the one that the manifest, made for this upload, lists."""
+        manifest = self.files.get(MANIFEST_NAME)
+        listed = json.loads(manifest)["files"] if isinstance(manifest, bytes) else {}
+        changed = [
+            addition.path_in_repo
+            for addition in additions
+            if addition.path_in_repo in listed
+            and addition.upload_info.sha256.hex() != listed[addition.path_in_repo]["sha256"]
+        ]
+        if changed:
+            raise UploadError(
+                f"{changed[:3]} changed while {self.repo_id} was prepared; none of its files were published. Wait for "
+                "whatever writes into the folder to end, then start the same command again."
+            )
 
     def vanishing(self, api: HfApi, revision: str | None) -> set[str]:
         """Files of the repository that are not among these and would not fit them."""

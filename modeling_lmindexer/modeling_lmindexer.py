@@ -68,6 +68,8 @@ class LMIndexerForSemanticID(LMIndexerPreTrainedModel, LMIndexerGenerationMixin)
         )
         # In full precision, whatever the checkpoint's: an indexer is about to be trained.
         model.float().backbone.load_state_dict(backbone.state_dict())
+        if os.path.exists(name_or_path):  # where it lies on this computer is nothing to publish
+            model.config.backbone_config._name_or_path = model.backbone.config._name_or_path = ""
         return model
 
     def get_input_embeddings(self) -> nn.Module:

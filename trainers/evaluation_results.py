@@ -1,5 +1,7 @@
 """Figures of a model folder as the evaluation results in a card's metadata, which the Hub shows beside the model."""
 
+import math
+
 from huggingface_hub import EvalResult
 
 DIGITS = 4
@@ -65,4 +67,4 @@ def has(part, name: str) -> bool:
 
 def is_number(value) -> bool:
     """Whether there is something to show: JSON has `None` for what could not be computed."""
-    return isinstance(value, int | float) and value == value
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -90,13 +90,14 @@ def _two_best_on_device(centroids: np.ndarray, euclidean: bool, device: str = "c
         return torch.cat([best, second], dim=1).cpu(), found[:, 0].cpu()
 
     def find(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")  # TF32 has errors beyond the margins
+        # Not torch.set_float32_matmul_precision, which fails or forgets where `--tf32` has set this.
+        products, size = torch.backends.cuda.matmul, max(1, _SCORES_ON_DEVICE // len(centroids))
+        precision = products.fp32_precision
+        products.fp32_precision = "ieee"  # TF32 has errors beyond the margins
         try:
-            size = max(1, _SCORES_ON_DEVICE // len(centroids))
-            blocks = [of_block(block) for block in torch.from_numpy(rows).split(size)]
+            blocks = [of_block(torch.tensor(rows[at : at + size])) for at in range(0, len(rows), size)]
         finally:
-            torch.set_float32_matmul_precision(precision)
+            products.fp32_precision = precision
         return tuple(torch.cat(parts).numpy() for parts in zip(*blocks, strict=True))
 
     return find

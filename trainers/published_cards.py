@@ -201,6 +201,7 @@ class FolderCard:
         if metrics.exists():
             with reading_content(metrics, "Write the folder again, or remove the file."):
                 values["metrics"] = dict(json.loads(metrics.read_text(encoding="utf-8")))
+                evaluation_results(values["metrics"], "")  # what is no figure is this file's fault, not the card's
         with reading_content(card, "Its first lines must be YAML between two lines of ---: mend or remove it."):
             return cls(shape=IndexShape.of(folder / IDS_NAME), **values, **settings)
 

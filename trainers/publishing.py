@@ -55,6 +55,7 @@ class PublishingSettings:
     licence: str | None = None
 
     def __post_init__(self):
+        self.parts = tuple(self.parts)
         unknown = sorted(set(self.parts) - set(PARTS))
         if unknown or not self.parts:
             raise ValueError(f"The parts are {unknown or 'none'}, expected some of {', '.join(PARTS)}.")
@@ -230,9 +231,7 @@ def page_content(folder: Path, links: Links) -> RepositoryFiles:
     missing = [name for name in ("app.py", "requirements.txt", "README.md") if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} is no folder of a Space, it lacks {missing}: name that of the page.")
-    files: dict[str, Path | bytes] = {
-        name: folder / name for name in files_of(folder) if "__pycache__" not in Path(name).parts
-    }
+    files: dict[str, Path | bytes] = {name: folder / name for name in files_of(folder)}
     card = RepoCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
     card.data.models = [links.model]  # by which the Hub links the two
     files["README.md"] = str(card).encode()

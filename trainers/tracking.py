@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import os
+import shlex
 import sqlite3
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ class TensorBoardRun(OneRun, TensorBoardCallback):
     @property
     def command(self) -> str:
         """See the base class."""
-        return f"tensorboard --logdir {self.folder}"
+        return f"tensorboard --logdir {shlex.quote(str(self.folder))}"
 
     def has(self, name: str) -> bool:
         """See the base class."""
@@ -132,7 +133,8 @@ class TrackioRun(OneRun, TrackioCallback):
     @property
     def command(self) -> str:
         """See the base class."""
-        return f"TRACKIO_DIR={self._trackio.TRACKIO_DIR} trackio show --project {self.project}"
+        folder, project = shlex.quote(str(self._trackio.TRACKIO_DIR)), shlex.quote(self.project)
+        return f"TRACKIO_DIR={folder} trackio show --project {project}"
 
     def has(self, name: str) -> bool:
         """See the base class."""

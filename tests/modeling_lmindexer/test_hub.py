@@ -12,7 +12,7 @@ from tiny_models import tiny_inputs, tiny_model, tiny_tokenizer
 import modeling_lmindexer
 from modeling_lmindexer import SemanticIndex
 from modeling_lmindexer.folder import MANIFEST_NAME, update_manifest, write_json
-from modeling_lmindexer.hub import upload_folder
+from modeling_lmindexer.hub import files_of, upload_folder
 
 ROOT = Path(modeling_lmindexer.__file__).parents[1]
 # What training leaves in a folder and nobody should download.
@@ -25,6 +25,13 @@ PRIVATE = [
     ".writing-x/config.json",
     ".hidden",
     "figures/training_args.bin",
+    "figures/.env",
+    "logs/events.out.tfevents.1",
+    "trackio/lmindexer.db",
+    "wandb/run-1/config.yaml",
+    "checkpoint-3/optimizer.pt",
+    "__pycache__/search.pyc",
+    "figures/__pycache__/a.pyc",
 ]
 
 # In a process of its own, because huggingface_hub reads its settings when it is imported.
@@ -96,6 +103,11 @@ def test_nothing_to_upload_is_an_error(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(FileNotFoundError, match="holds nothing to upload"):
             upload_folder(folder, "org/nothing")
+
+
+def test_what_training_leaves_and_what_hides_stays_here(tmp_path):
+    *_, public = write_folder(tmp_path)
+    assert set(files_of(tmp_path)) == public
 
 
 @pytest.mark.slow

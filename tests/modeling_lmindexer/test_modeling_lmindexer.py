@@ -376,6 +376,8 @@ def test_from_backbone_takes_a_model_with_a_head_too(tmp_path):
     model = LMIndexerForSemanticID.from_backbone(tmp_path, codebook_sizes=[4, 5])
     assert torch.equal(model.get_input_embeddings().weight, plain.get_input_embeddings().weight)
     assert (model.generation_config.max_new_tokens, model.generation_config.eos_token_id) == (3, None)
+    model.save_pretrained(tmp_path / "indexer")
+    assert str(tmp_path) not in (tmp_path / "indexer" / "config.json").read_text()
 
 
 def test_without_the_reconstructor(tmp_path, warnings_of):

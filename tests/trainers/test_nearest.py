@@ -1,6 +1,7 @@
 """The nearest centroid by float32 and float64 is the one of float64 alone, whatever the blocks and threads."""
 
 import tracemalloc
+import warnings
 from functools import partial
 
 import numpy as np
@@ -76,3 +77,23 @@ def test_memory_where_all_is_close(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert not labels.any() and peak < 2.5e6
+
+
+@pytest.fixture
+def products():
+    """Settings of products on a GPU, as they were afterwards."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    yield torch.backends.cuda.matmul
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_precision_stays_as_it_was_set(products):
+    """As `--tf32` sets it, which the older functions for it do not know; vectors may be only to be read."""
+    vectors = np.eye(3, dtype=np.float32)
+    vectors.setflags(write=False)
+    products.fp32_precision = "tf32"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find = nearest._two_best_on_device(np.eye(3, dtype=np.float32), False, device=DEVICE)
+        assert find(vectors)[1].tolist() == [0, 1, 2]
+    assert products.fp32_precision == "tf32"

@@ -20,6 +20,7 @@ from modeling_lmindexer.folder import CorruptedFolderError, update_manifest, wri
 from modeling_lmindexer.hub_upload import UploadError
 from trainers.evaluation_results import evaluation_results
 from trainers.model_card import CardContent, write_card
+from trainers.published_cards import FolderCard
 from trainers.publishing import PARTS, PublishingSettings, publish, rehearse
 
 METRICS = {
@@ -344,6 +345,21 @@ def test_a_damaged_folder_is_not_published(hub, folder, tmp_path):
     with pytest.raises(ValueError, match=r"parts are \['modle'\], expected some of model, ids, metrics, page"):
         PublishingSettings(parts=["modle"])
     assert hub.files == {}
+
+
+def test_figures_that_are_none_are_named(folder):
+    write_json(folder / "metrics.json", {"codes": {"lmindexer": {"positions": []}}})
+    with pytest.raises(CorruptedFolderError, match=r"metrics\.json does not hold what was written there"):
+        FolderCard.of(folder)
+
+
+def test_a_folder_that_changes_meanwhile_is_not_published_half(hub, folder):
+    def change(line):
+        (folder / "metrics.json").write_text("{}")
+
+    with pytest.raises(UploadError, match=r"\['metrics.json'\] changed while org/items was prepared; none of"):
+        publish(folder, "org/items", say=change)
+    assert hub.files["org/items"] == {}
 
 
 def test_a_page_that_is_none_stops_everything(hub, folder, tmp_path):
