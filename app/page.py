@@ -70,14 +70,14 @@ class Answers:
         return [query, *self.search(name, query, NUM_DOCUMENTS, [], "")] if query else [gr.skip()] * 4
 
     def open_prefix(self, name: str, event: gr.EventData):
-        """The tree under the prefix that was clicked."""
-        return self.tree(name, getattr(event, "codes", "") or "")
+        """The tree under the prefix that was clicked: its codes, even where they are the id of a document as well."""
+        return self.tree(name, getattr(event, "codes", "") or "", is_named=False)
 
-    def tree(self, name: str, typed: str):
-        """The tree under a prefix, or at a document."""
+    def tree(self, name: str, typed: str, is_named: bool = True):
+        """The tree under a prefix, or at a document; with `is_named` False no document is looked for."""
         try:
             loaded = self.model(name)
-            return tree_html(loaded, place_named(loaded, typed or ""))
+            return tree_html(loaded, place_named(loaded, typed or "", is_named))
         except (CannotLoad, ValueError) as error:
             return note(str(error), "error")
 
