@@ -114,23 +114,34 @@ class Shelf:
 
     def __init__(self, room: int = 3):
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
         self.room = room
 
     def model(self, name: str) -> LoadedModel:
         """The model with a name, loaded unless it is there. Raises CannotLoad."""
         name = name.strip()
-        with self._lock:
-            if name not in self._models:
-                self._models[name] = LoadedModel.of(name)
-            self._models.move_to_end(name)
-            while len(self._models) > self.room:
-                self._models.popitem(last=False)
-            return self._models[name]
+        loaded = self._kept(name)
+        if loaded is None:
+            with self._loading:  # one at a time; who searches in another model does not wait
+                loaded = self._kept(name) or self._load(name)
+        return loaded
 
     def reload(self, name: str) -> LoadedModel:
         """The model as its folder is now. Raises CannotLoad; then the old one stays."""
-        fresh = LoadedModel.of(name)
+        with self._loading:
+            return self._load(name.strip())
+
+    def _kept(self, name: str) -> LoadedModel | None:
         with self._lock:
-            self._models[name.strip()] = fresh
-        return self.model(name)
+            if name in self._models:
+                self._models.move_to_end(name)
+            return self._models.get(name)
+
+    def _load(self, name: str) -> LoadedModel:
+        loaded = LoadedModel.of(name)
+        with self._lock:
+            self._models[name] = loaded
+            self._models.move_to_end(name)
+            while len(self._models) > self.room:
+                self._models.popitem(last=False)
+        return loaded

@@ -2,6 +2,8 @@
 
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -248,6 +250,26 @@ def test_what_cannot_be_loaded_is_said_and_the_old_one_stays(folder, tmp_path, m
     for name in (str(folder), "x" * 5000, "a\0b"):
         with pytest.raises(CannotLoad, match="on a Space, give a Hub repository"):
             shelf.reload(name)
+
+
+def test_a_search_does_not_wait_for_what_another_visitor_loads(folder, monkeypatch):
+    shelf = Shelf(room=1)
+    first, started, go_on = shelf.model(str(folder)), threading.Event(), threading.Event()
+
+    def slow(name):
+        started.set()
+        assert go_on.wait(20)
+        return SimpleNamespace(name=name)
+
+    monkeypatch.setattr(LoadedModel, "of", slow)
+    with ThreadPoolExecutor(3) as visitors:
+        loading = [visitors.submit(shelf.model, "second") for _ in range(2)]
+        try:
+            assert started.wait(20)
+            assert visitors.submit(shelf.model, str(folder)).result(timeout=20) is first
+        finally:
+            go_on.set()
+        assert loading[0].result() is loading[1].result(), "loaded once"
 
 
 def test_models_of_others_are_refused_and_nobody_is_asked_to_trust_their_code(tmp_path, monkeypatch):
