@@ -218,6 +218,7 @@ def test_everything_works_by_keyboard(visit):
     assert second not in (None, first)
     page.keyboard.press("Enter")
     page.get_by_role("navigation").get_by_role("button", name=f"<{second}>").wait_for()
+    page.wait_for_function("document.activeElement.getAttribute('aria-current') == 'true'")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
