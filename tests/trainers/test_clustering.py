@@ -1,6 +1,7 @@
 """k-means: its labels are what the codebook assigns, every code is used, and the seed decides everything."""
 
 import tracemalloc
+from functools import partial
 
 import faiss
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from trainers.clustering import _fill, _on_norm, kmeans
 from trainers.nearest import pair_scores
+from trainers.progress import progress_bar
 
 SIMILARITIES = ["cosine", "dot", "euclidean"]
 
@@ -219,6 +221,8 @@ def test_many_vectors_are_clustered_in_parts(similarity, monkeypatch, capfd):
     at_once = closeness()
     assert capfd.readouterr().err == ""
     monkeypatch.setattr("trainers.clustering._MOST_COMPARISONS", 3000 * 60 - 1)
+    for room in ("clustering", "nearest"):
+        monkeypatch.setattr(f"trainers.{room}.progress_bar", partial(progress_bar, delay=0.0))
     in_parts = closeness()
     shown = capfd.readouterr().err
     assert "k-means in parts" in shown and "nearest centroids" in shown

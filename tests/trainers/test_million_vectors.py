@@ -17,4 +17,3 @@ def test_codes_and_memory_of_many_vectors():
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8,000 of 8,000 codes are used\n" in done.stdout and "BROKEN" not in done.stdout
     assert "0 of 2,000 sampled vectors have another code" in done.stdout
-    assert "k-means in parts" in done.stderr

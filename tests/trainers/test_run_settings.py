@@ -11,8 +11,8 @@ from trainers.weights_digest import digest_of_weights
 # Of our own settings, those that leave the stages of a run as they are: where files go, how often something is said or
 # kept, what happens to a folder with a run in it, and what the index makes of the codes when all stages are done.
 OTHER_SETTINGS = {
-    "collisions", "encoder_cache_dir", "go_on", "logging_steps", "per_device_eval_batch_size", "save_strategy",
-    "save_total_limit", "start_over",
+    "collisions", "encoder_cache_dir", "go_on", "logging_dir", "logging_steps", "per_device_eval_batch_size", "project",
+    "report_to", "save_strategy", "save_total_limit", "start_over",
 }  # fmt: skip
 
 

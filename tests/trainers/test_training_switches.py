@@ -70,6 +70,7 @@ def test_bf16_is_near_full_precision_and_keeps_float32_weights(tmp_path, stage, 
 def test_compiled_layers_give_the_same_losses(tmp_path, kind):
     """Traced by dynamo and differentiated ahead of time; the code that inductor would make of it needs a compiler."""
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     switches = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
     trainers = [trainer_at(tmp_path / str(len(own)), "discrete", kind, **own) for own in ({}, switches)]
     (expected, _), (losses, _) = map(steps_of, trainers)

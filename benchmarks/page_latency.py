@@ -1,7 +1,7 @@
 """How long a search on the page takes: in the app, through Gradio, and until a browser shows it.
 
-    python benchmarks/page.py outputs/python_docs
-    python benchmarks/page.py outputs/python_docs --pictures docs/images
+    python benchmarks/page_latency.py outputs/python_docs
+    python benchmarks/page_latency.py outputs/python_docs --pictures docs/images
 
 Queries are the first eight words of documents drawn at random. With `--pictures` it also takes the pictures of the
 guide. The browser is a Chromium on this machine.
