@@ -112,10 +112,14 @@ def verdict(loaded: LoadedModel, sides: list[Side], common: int) -> str:
         return "The IDs are the same." if one == other else "The IDs are the same as far as the model chooses them."
     if common == 0:
         return "The IDs part at the first code."
-    overview = loaded.tree.overview(one[:common], num_samples=0)
+    part = f"The IDs part at code {common + 1} of {max(len(one), len(other))}."
+    try:
+        overview = loaded.tree.overview(one[:common], num_samples=0)
+    except KeyError:  # two texts, like no document
+        return f"{part} No document's ID begins with {id_chips(one[:common], common)}."
     named = about(overview.categories, overview.documents)
     what = f" ({named})" if named else ""
     return (
-        f"The IDs part at code {common + 1} of {max(len(one), len(other))}. Under {id_chips(one[:common], common)} "
-        f"there {'is' if overview.documents == 1 else 'are'} {count(overview.documents, 'document')}{what}."
+        f"{part} Under {id_chips(one[:common], common)} there "
+        f"{'is' if overview.documents == 1 else 'are'} {count(overview.documents, 'document')}{what}."
     )

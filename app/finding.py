@@ -30,7 +30,7 @@ def codes_from(typed: str) -> tuple[int, ...]:
     Raises:
         ValueError: something else.
     """
-    if not re.fullmatch(r"[\s\d,<>]*", typed, re.ASCII):
+    if not re.fullmatch(r"[\s\d,<>]*", typed, re.ASCII) or re.search(r"\d{10}", typed):  # none is that large
         raise ValueError(f"Found {typed!r}: an ID prefix is codes, such as <12><40> or 12 40.")
     return tuple(int(code) for code in re.findall(r"\d+", typed))
 

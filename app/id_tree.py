@@ -15,9 +15,9 @@ SHOWN_DOCUMENTS, SHOWN_CATEGORIES = 12, 8
 WHOLE = Rectangle(0, 0, 160, 100)
 
 
-def place_named(loaded: LoadedModel, typed: str) -> tuple[int, ...]:
-    """Codes of what was typed: a document's id, or a prefix. Raises ValueError for anything else."""
-    document = loaded.document_named(typed)
+def place_named(loaded: LoadedModel, typed: str, is_named: bool = True) -> tuple[int, ...]:
+    """Codes of what was typed: with `is_named` a document's id, or a prefix. Raises ValueError for anything else."""
+    document = loaded.document_named(typed) if is_named else None
     try:
         codes = codes_from(typed) if document is None else loaded.codes_of(document)
         loaded.tree.overview(codes, num_samples=0)

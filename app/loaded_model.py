@@ -1,14 +1,14 @@
 """Models that the page shows: a folder or Hub repository with everything that is known about its documents."""
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from modeling_lmindexer import DocumentTable, DocumentVectors, IDTreeOverview, SemanticIndex
 
@@ -45,8 +45,11 @@ class LoadedModel:
         check_name(name)
         try:
             index = SemanticIndex.from_pretrained(name)
-            model = AutoModel.from_pretrained(name).eval()
-            tokenizer = AutoTokenizer.from_pretrained(name)
+            kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
+            if kind != "lmindexer":
+                raise ValueError(f"Its model is of the type {kind}: one that gives semantic IDs is expected.")
+            model = AutoModel.from_pretrained(name, trust_remote_code=False).eval()
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             index.attach(model, tokenizer)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise CannotLoad(f"{name} cannot be shown. {error}") from error
@@ -84,7 +87,7 @@ class LoadedModel:
         name = name.strip()
         if name in self.index.ids:
             return name
-        number = int(name) if name.isdecimal() else None
+        number = int(name) if re.fullmatch(r"-?\d{1,19}", name) else None  # of 64 bits
         return number if number is not None and number in self.index.ids else None
 
 
@@ -92,7 +95,7 @@ def check_name(name: str) -> None:
     """Raises CannotLoad for a name that says nothing, and on a Space for folders of the machine it runs on."""
     if not name:
         raise CannotLoad("Give a model folder, such as outputs/python_docs, or a Hub repository, such as org/name.")
-    if "SPACE_ID" in os.environ and (Path(name).exists() or name.count("/") != 1):
+    if "SPACE_ID" in os.environ and (name.count("/") != 1 or os.path.lexists(name)):
         raise CannotLoad(f"Found {name!r}: on a Space, give a Hub repository, such as org/name.")
 
 
@@ -111,23 +114,34 @@ class Shelf:
 
     def __init__(self, room: int = 3):
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._loading = threading.Lock(), threading.Lock()
         self.room = room
 
     def model(self, name: str) -> LoadedModel:
         """The model with a name, loaded unless it is there. Raises CannotLoad."""
         name = name.strip()
-        with self._lock:
-            if name not in self._models:
-                self._models[name] = LoadedModel.of(name)
-            self._models.move_to_end(name)
-            while len(self._models) > self.room:
-                self._models.popitem(last=False)
-            return self._models[name]
+        loaded = self._kept(name)
+        if loaded is None:
+            with self._loading:  # one at a time; who searches in another model does not wait
+                loaded = self._kept(name) or self._load(name)
+        return loaded
 
     def reload(self, name: str) -> LoadedModel:
         """The model as its folder is now. Raises CannotLoad; then the old one stays."""
-        fresh = LoadedModel.of(name)
+        with self._loading:
+            return self._load(name.strip())
+
+    def _kept(self, name: str) -> LoadedModel | None:
         with self._lock:
-            self._models[name.strip()] = fresh
-        return self.model(name)
+            if name in self._models:
+                self._models.move_to_end(name)
+            return self._models.get(name)
+
+    def _load(self, name: str) -> LoadedModel:
+        loaded = LoadedModel.of(name)
+        with self._lock:
+            self._models[name] = loaded
+            self._models.move_to_end(name)
+            while len(self._models) > self.room:
+                self._models.popitem(last=False)
+        return loaded

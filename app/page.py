@@ -70,14 +70,14 @@ class Answers:
         return [query, *self.search(name, query, NUM_DOCUMENTS, [], "")] if query else [gr.skip()] * 4
 
     def open_prefix(self, name: str, event: gr.EventData):
-        """The tree under the prefix that was clicked."""
-        return self.tree(name, getattr(event, "codes", "") or "")
+        """The tree under the prefix that was clicked: its codes, even where they are the id of a document as well."""
+        return self.tree(name, getattr(event, "codes", "") or "", is_named=False)
 
-    def tree(self, name: str, typed: str):
-        """The tree under a prefix, or at a document."""
+    def tree(self, name: str, typed: str, is_named: bool = True):
+        """The tree under a prefix, or at a document; with `is_named` False no document is looked for."""
         try:
             loaded = self.model(name)
-            return tree_html(loaded, place_named(loaded, typed or ""))
+            return tree_html(loaded, place_named(loaded, typed or "", is_named))
         except (CannotLoad, ValueError) as error:
             return note(str(error), "error")
 
@@ -94,8 +94,8 @@ class Answers:
             loaded = self.shelf.reload(wanted or "")
         except CannotLoad as error:
             stays = f" {name} stays." if name else ""
-            return [name, note(f"{error}{stays}", "error"), *[gr.skip()] * 8]
-        return [loaded.name, note(f"{loaded.name} is loaded."), *shown(loaded), "", "", []]
+            return [name, note(f"{error}{stays}", "error"), *[gr.skip()] * 10]
+        return [loaded.name, note(f"{loaded.name} is loaded."), *shown(loaded), "", "", [], "", ""]
 
 
 def shown(loaded: LoadedModel) -> list:
@@ -142,7 +142,7 @@ def build(shelf: Shelf, name: str = "") -> gr.Blocks:
             with gr.Tab("Tree", id="tree"):
                 tree = tree_part(answers, visitor)
             with gr.Tab("Compare", id="compare"):
-                pair = comparison_part(answers, visitor, found_ids)
+                *pair, compared = comparison_part(answers, visitor, found_ids)
             with gr.Tab("Model", id="model"):
                 wanted = gr.Textbox(name, label="Model folder or Hub repository", info=EXAMPLES_OF_NAMES, max_lines=1)
                 load = gr.Button("Load", variant="primary", elem_classes="lm-button")
@@ -150,7 +150,8 @@ def build(shelf: Shelf, name: str = "") -> gr.Blocks:
         if loaded:
             for part, start in zip((search["labels"], tree, *pair), shown(loaded)[1:], strict=True):
                 begin_with(part, start)
-        changed = [visitor, status, header, search["labels"], tree, *pair, search["found"], search["path"], found_ids]
+        changed = [visitor, status, header, search["labels"], tree, *pair, search["found"], search["path"], found_ids,
+                   search["prefix"], compared]  # fmt: skip
         gr.on([load.click, wanted.submit], answers.load, [visitor, wanted], changed, api_name="load_model",
               show_progress="full", show_progress_on=status)  # fmt: skip
         page.load(answers.linked, visitor, [search["query"], search["found"], search["path"], found_ids],
@@ -188,7 +189,7 @@ def search_part(answers: Answers, visitor: gr.State, found_ids: gr.State) -> dic
         [visitor, query, number, labels, prefix], [found, path, found_ids], api_name="search",
         show_progress="minimal", trigger_mode="always_last",
     )  # fmt: skip
-    return {"query": query, "labels": labels, "found": found, "path": path}
+    return {"query": query, "labels": labels, "prefix": prefix, "found": found, "path": path}
 
 
 def tree_part(answers: Answers, visitor: gr.State) -> gr.HTML:
@@ -200,8 +201,8 @@ def tree_part(answers: Answers, visitor: gr.State) -> gr.HTML:
     return tree
 
 
-def comparison_part(answers: Answers, visitor: gr.State, found_ids: gr.State) -> list[gr.Textbox]:
-    """Two fields and what they have in common."""
+def comparison_part(answers: Answers, visitor: gr.State, found_ids: gr.State) -> list:
+    """Two fields, and what they have in common."""
     with gr.Row():
         first = gr.Textbox(label="First document id or text", elem_id="lm-first", min_width=280)
         second = gr.Textbox(label="Second document id or text", elem_id="lm-second", min_width=280)
@@ -219,4 +220,4 @@ def comparison_part(answers: Answers, visitor: gr.State, found_ids: gr.State) ->
     take.click(two_of, [found_ids, first, second], [first, second], api_visibility="private").then(
         answers.compare, fields, result, api_visibility="private"
     )
-    return [first, second]
+    return [first, second, result]

@@ -2,8 +2,19 @@ const buttons = () => [...element.querySelectorAll(".lm-tile")];
 
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-codes]");
-  if (button) trigger("click", { codes: button.dataset.codes });
+  if (!button) return;
+  byKeyboard = event.detail === 0;
+  trigger("click", { codes: button.dataset.codes });
 });
+
+// What was opened by keyboard is gone with the old level: the focus goes on in the path above the new one.
+let byKeyboard = false;
+new MutationObserver(() => {
+  const here = element.querySelector("[aria-current]");
+  if (!byKeyboard || !here) return;
+  byKeyboard = false;
+  here.focus();
+}).observe(element, { childList: true, subtree: true });
 
 // On the map one tile is in the tab order; arrow keys go to the nearest one in their direction.
 element.addEventListener("keydown", (event) => {

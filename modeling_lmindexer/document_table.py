@@ -39,14 +39,15 @@ class DocumentTable:
         shared_levels: how many labels at the beginning of the paths are the same in all that are not empty.
 
     Raises:
-        ValueError: another number of texts or categories than of documents, or ids that occur twice.
+        ValueError: another number of texts or categories than of documents, ids that occur twice, or a category that
+            is no list of labels.
     """
 
     def __init__(self, document_ids: Sequence, texts: Sequence[str], categories: Sequence | None = None):
         self.document_ids = check_ids(document_ids)
         self.texts = list(texts)
         paths = [()] * len(self.document_ids) if categories is None else categories
-        self.categories = [tuple(path or ()) for path in paths]
+        self.categories = [as_path(path) for path in paths]
         if not len(self.document_ids) == len(self.texts) == len(self.categories):
             raise ValueError(
                 f"Expected a text and a category for each of {len(self.document_ids)} documents, got "
@@ -139,6 +140,18 @@ def shortened(text: str, max_characters: int | None) -> str:
     if max_characters is None or len(text) <= max_characters:
         return text
     return text[: max(0, max_characters - 1)].rstrip() + "…"
+
+
+def as_path(category: Iterable[str] | None) -> tuple[str, ...]:
+    """A category as a path of labels, none for `None`. Raises ValueError for what is no list of texts."""
+    is_path = isinstance(category, Iterable) and not isinstance(category, str)
+    path = tuple(category) if is_path else ()
+    if not (is_path or category is None) or not all(isinstance(label, str) for label in path):
+        raise ValueError(
+            f"Found the category {category!r}: expected a list of labels, general to specific, such as "
+            "['Shop', 'Shoes']."
+        )
+    return path
 
 
 def shared_levels(paths: Sequence[tuple[str, ...]]) -> int:

@@ -234,7 +234,9 @@ class SemanticRetrievalPipeline(LMIndexerPipeline):
             if isinstance(allowed_ids, str):
                 raise ValueError(f"allowed_ids is {allowed_ids!r}: expected a list of document ids, or a mask.")
             allowed_ids = list(allowed_ids)
-        if np.ndim(allowed_ids) > 1:
+        nested = (list, tuple, set, np.ndarray, torch.Tensor)
+        many = any(isinstance(row, nested) for row in allowed_ids) if isinstance(allowed_ids, list) else False
+        if many or getattr(allowed_ids, "ndim", 1) > 1:
             raise ValueError("allowed_ids are those of all texts: give one list, or model.search one for each text.")
         return {}, given(top_k=top_k, num_beams=num_beams, allowed=allowed_ids, rescoring=rescoring), {}
 

@@ -1,6 +1,5 @@
 """What is under a prefix of semantic IDs: its documents, their categories, and the codes that come next."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,6 +60,7 @@ class IDTreeOverview:
         self.codes = codes[order]  # sorted, so that a prefix is a run of rows
         self.document_ids = [ids[row] for row in order]
         self.table = table
+        self._labels: dict[int, tuple[np.ndarray, list[str]]] = {}  # by depth: a number for each row, and their names
 
     @property
     def positions(self) -> int:
@@ -83,7 +83,7 @@ class IDTreeOverview:
             num_samples: documents that are named, at most.
         """
         codes, rows = tuple(int(code) for code in codes), self._rows(codes)
-        return self._summary(codes, self.document_ids[rows], num_samples)
+        return self._summary(codes, rows, num_samples)
 
     def children(self, codes: Sequence[int] = (), num_samples: int = 3) -> list[PrefixOverview]:
         """The prefixes with one code more, in the order of their codes; none under a whole ID.
@@ -96,23 +96,29 @@ class IDTreeOverview:
         following = self.codes[rows, len(codes)]
         values, starts = np.unique(following, return_index=True)
         ends = [*starts[1:], len(following)]
-        documents = self.document_ids[rows]
         return [
-            self._summary((*codes, int(value)), documents[start:end], num_samples)
+            self._summary((*codes, int(value)), slice(rows.start + int(start), rows.start + int(end)), num_samples)
             for value, start, end in zip(values, starts, ends, strict=True)
         ]
 
-    def _summary(self, codes: tuple[int, ...], documents: list, num_samples: int) -> PrefixOverview:
-        places = np.unique(np.linspace(0, len(documents) - 1, max(0, num_samples)).round().astype(int))
-        samples = tuple(documents[place] for place in places)
-        return PrefixOverview(codes, prefix_text(codes), len(documents), self._categories(codes, documents), samples)
+    def _summary(self, codes: tuple[int, ...], rows: slice, num_samples: int) -> PrefixOverview:
+        number = rows.stop - rows.start
+        places = np.unique(np.linspace(rows.start, rows.stop - 1, max(0, num_samples)).round().astype(int))
+        samples = tuple(self.document_ids[place] for place in places)
+        return PrefixOverview(codes, prefix_text(codes), number, self._categories(max(1, len(codes)), rows), samples)
 
-    def _categories(self, codes: tuple[int, ...], documents: list) -> tuple[tuple[str, int], ...]:
+    def _categories(self, depth: int, rows: slice) -> tuple[tuple[str, int], ...]:
         if self.table is None:
             return ()
-        labels = Counter(self.table.label_of(document, max(1, len(codes))) for document in documents)
-        labels.pop(None, None)
-        return tuple(sorted(labels.items(), key=lambda item: (-item[1], item[0])))
+        if depth not in self._labels:  # once: the root has all documents under it
+            labels = [self.table.label_of(document, depth) for document in self.document_ids]
+            names = sorted(set(labels) - {None})
+            numbers = {None: -1} | {name: number for number, name in enumerate(names)}
+            self._labels[depth] = np.array([numbers[label] for label in labels]), names
+        labels, names = self._labels[depth]
+        found, counts = np.unique(labels[rows], return_counts=True)
+        order = [place for place in np.argsort(-counts, kind="stable") if found[place] >= 0]
+        return tuple((names[found[place]], int(counts[place])) for place in order)
 
     def _rows(self, codes: Sequence[int]) -> slice:
         """Rows of the documents under a prefix."""

@@ -170,6 +170,11 @@ def test_two_documents_are_compared(visit):
 def test_another_folder_is_loaded_and_a_bad_one_is_not(visit, folders):
     page = visit()
     search(page, "w5 w53")
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Only IDs that begin with").fill("3 3 3")
+    open_tab(page, "Compare")
+    page.get_by_role("button", name="Compare").click()
+    page.locator(".lm-comparison").wait_for()
     open_tab(page, "Model")
     field = page.get_by_label("Model folder or Hub repository")
     field.fill(str(folders / "broken"))
@@ -180,7 +185,8 @@ def test_another_folder_is_loaded_and_a_bad_one_is_not(visit, folders):
     field.press("Enter")
     page.locator(".lm-header").get_by_text("35 documents").wait_for()
     open_tab(page, "Search")
-    assert page.locator(".lm-card").count() == 0, "what was found is not of this model"
+    assert page.locator(".lm-card").count() == 0, "what was found or compared is not of this model"
+    assert page.get_by_label("Only IDs that begin with").input_value() == ""
     assert set(search(page, "w36 w50")) <= {f"doc{i:02}" for i in range(5, 40)}
 
 
@@ -212,6 +218,7 @@ def test_everything_works_by_keyboard(visit):
     assert second not in (None, first)
     page.keyboard.press("Enter")
     page.get_by_role("navigation").get_by_role("button", name=f"<{second}>").wait_for()
+    page.wait_for_function("document.activeElement.getAttribute('aria-current') == 'true'")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

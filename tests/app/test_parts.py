@@ -1,7 +1,11 @@
 """The parts of the page without a browser: what they find, what they say, and that nothing becomes markup."""
 
+import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +17,12 @@ from hypothesis import strategies as st
 from id_tree import place_named, tree_html
 from loaded_model import CannotLoad, LoadedModel, Shelf
 from markup import percent, text
+from tiny_index import TEXTS, learned_index, write_folder
 from tiny_page import NASTY, write_page_folder
+from transformers import BertConfig, BertModel
 from treemap import Rectangle, squarified
 
+from modeling_lmindexer import SemanticIndex
 from modeling_lmindexer.text_codes import tokenize
 
 
@@ -107,6 +114,7 @@ def test_filters(loaded):
         ("w5", [], "<99>", "begins with <99>"),
         ("w5", [], "1 1 1 1", "begins with <1><1><1><1>"),
         ("w5", [], "one", "an ID prefix is codes"),
+        ("w5", [], "9" * 5000, "an ID prefix is codes"),
     ],
 )
 def test_what_cannot_be_searched_is_said(loaded, query, labels, prefix, message):
@@ -149,8 +157,26 @@ def test_a_whole_id_is_its_document(loaded):
     codes = place_named(loaded, "doc03")
     assert codes == loaded.codes_of("doc03") == place_named(loaded, " ".join(map(str, codes)))
     assert loaded.text_of("doc03") in Markup(tree_html(loaded, codes)).words
-    with pytest.raises(ValueError, match="'doc99' is neither"):
-        place_named(loaded, "doc99")
+    for typed in ("doc99", "9" * 30):
+        with pytest.raises(ValueError, match=f"'{typed}' is neither"):
+            place_named(loaded, typed)
+
+
+def test_a_click_opens_a_prefix_even_where_a_document_has_its_codes_as_id(tmp_path):
+    named = learned_index()
+    numbers = SemanticIndex.from_codes(range(-5, 25), named.codes[:, :2], [4, 5, 12])
+    write_folder(tmp_path, numbers.attach(named.model, named.tokenizer))
+    bare = LoadedModel.of(str(tmp_path))
+    first = bare.codes_of(7)[0]
+    assert place_named(bare, str(first), is_named=False) == (first,)
+    assert place_named(bare, str(first)) == bare.codes_of(first), "what is typed may be a document"
+    assert bare.document_named("-5") == -5 and bare.document_named("9" * 5000) is None
+    pytest.importorskip("gradio")
+    from page import Answers
+
+    page = Answers(Shelf())
+    opened = page.open_prefix(str(tmp_path), SimpleNamespace(codes=str(first)))
+    assert opened == tree_html(page.model(str(tmp_path)), (first,))
 
 
 def test_a_comparison_marks_what_both_have(loaded):
@@ -169,6 +195,17 @@ def test_a_text_gets_the_models_codes(loaded):
     assert "the same as far as the model chooses" in comparison_html(loaded, "w3 w51", "doc01")
     with pytest.raises(ValueError, match="Give two"):
         comparison_html(loaded, "doc01", " ")
+
+
+def test_two_texts_may_share_codes_that_no_document_has(tmp_path):
+    every = learned_index(range(40))
+    by_first = {}
+    for row, codes in enumerate(every.codes[:, :2].tolist()):
+        by_first.setdefault(codes[0], {}).setdefault(codes[1], row)
+    first, (one, other, *_) = next((first, rows.values()) for first, rows in by_first.items() if len(rows) > 1)
+    write_folder(tmp_path, learned_index([row for row in range(40) if every.codes[row, 0] != first]))
+    told = Markup(comparison_html(LoadedModel.of(str(tmp_path)), TEXTS[one], TEXTS[other])).words
+    assert f"The IDs part at code 2 of 2. No document's ID begins with {first}." in told
 
 
 def test_nothing_becomes_markup(loaded):
@@ -193,8 +230,6 @@ def test_shares_for_people(share, said):
 
 
 def test_a_folder_without_a_table_is_shown_by_ids(folder, tmp_path):
-    from tiny_index import learned_index, write_folder
-
     write_folder(tmp_path, learned_index())
     bare = LoadedModel.of(str(tmp_path))
     found, path = find(bare, "w5", 3)
@@ -212,8 +247,43 @@ def test_what_cannot_be_loaded_is_said_and_the_old_one_stays(folder, tmp_path, m
     assert shelf.model(str(folder)) is first
     assert shelf.reload(str(folder)) is not first
     monkeypatch.setenv("SPACE_ID", "org/space")
-    with pytest.raises(CannotLoad, match="on a Space, give a Hub repository"):
-        shelf.reload(str(folder))
+    for name in (str(folder), "x" * 5000, "a\0b"):
+        with pytest.raises(CannotLoad, match="on a Space, give a Hub repository"):
+            shelf.reload(name)
+
+
+def test_a_search_does_not_wait_for_what_another_visitor_loads(folder, monkeypatch):
+    shelf = Shelf(room=1)
+    first, started, go_on = shelf.model(str(folder)), threading.Event(), threading.Event()
+
+    def slow(name):
+        started.set()
+        assert go_on.wait(20)
+        return SimpleNamespace(name=name)
+
+    monkeypatch.setattr(LoadedModel, "of", slow)
+    with ThreadPoolExecutor(3) as visitors:
+        loading = [visitors.submit(shelf.model, "second") for _ in range(2)]
+        try:
+            assert started.wait(20)
+            assert visitors.submit(shelf.model, str(folder)).result(timeout=20) is first
+        finally:
+            go_on.set()
+        assert loading[0].result() is loading[1].result(), "loaded once"
+
+
+def test_models_of_others_are_refused_and_nobody_is_asked_to_trust_their_code(tmp_path, monkeypatch):
+    write_page_folder(tmp_path)
+    BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(CannotLoad, match="of the type bert"):
+        LoadedModel.of(str(tmp_path))
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked for trust"))
+    with pytest.raises(CannotLoad, match="custom code"):
+        LoadedModel.of(str(tmp_path))
 
 
 def test_a_damaged_table_is_said(folder, tmp_path):

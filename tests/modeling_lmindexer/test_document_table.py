@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -66,6 +67,13 @@ def test_other_lengths_are_refused(texts, categories):
         DocumentTable(["a", "b"], texts, categories)
 
 
+def test_a_category_is_a_list_of_labels():
+    assert DocumentTable([1, 2], ["", ""], [np.array(["s", "x"]), None]).categories == [("s", "x"), ()]
+    for category in ("Shoes", ["s", None], 3):
+        with pytest.raises(ValueError, match="expected a list of labels"):
+            DocumentTable([1], [""], [category])
+
+
 def damage_bytes(path):
     path.write_bytes(path.read_bytes()[:-20])
 
@@ -84,7 +92,12 @@ def same_id(path):
     pyarrow.parquet.write_table(table.set_column(0, "id", pyarrow.array(["a", "a"])), path)
 
 
-@pytest.mark.parametrize("damage", [damage_bytes, drop_column, no_text, same_id, os.remove])
+def category_text(path):
+    table = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(table.set_column(2, "category", pyarrow.array(["Shoes", "Hats"])), path)
+
+
+@pytest.mark.parametrize("damage", [damage_bytes, drop_column, no_text, same_id, category_text, os.remove])
 @pytest.mark.parametrize("listed", [False, True])
 def test_damage_is_named_with_the_path_and_what_to_do(tmp_path, damage, listed):
     some_table().save_pretrained(tmp_path)

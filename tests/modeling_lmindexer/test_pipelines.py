@@ -279,6 +279,7 @@ def test_what_is_wrong_is_said(folder, tmp_path):
         retrieve(TEXTS[0], allowed_ids=["d1", "nobody", "none"])
     for allowed, message in (
         ("d1", "a list of document ids, or a mask"), ([["d1"], ["d2"]], "those of all texts"),
+        ([["d1"], ["d2", "d3"]], "those of all texts"),
         (np.ones((1, 25), dtype=bool), "those of all texts"), (np.ones(3, dtype=bool), "a mask of shape"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
