@@ -30,7 +30,10 @@ def main() -> None:
             sys.exit(f"error: {error}")
     else:
         print("No model: give a folder or a Hub repository, or load one on the page.", file=sys.stderr)
-    launch(shelf, arguments.model, server_port=arguments.port)
+    settings = {"server_port": arguments.port, "quiet": True, "prevent_thread_lock": True}
+    page, (_, url, _) = launch(shelf, arguments.model, **settings)
+    print(f"The page is at {url} (Ctrl+C ends it).", flush=True)
+    page.block_thread()
 
 
 def launch(shelf: Shelf, name: str, **settings):

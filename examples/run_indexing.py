@@ -303,6 +303,7 @@ def report(trainer, corpus, figures: dict, model_arguments, corpus_arguments, so
     folder = save_model_folder(trainer, metrics, card, document_table(corpus, corpus_arguments.kept_characters))
     print(f"\n{tables[1]}\n\n{tables[0]}\n\n{queries}\n\n{samples}\n\nModel folder: {folder}")
     print(f'Search it: python examples/search.py {folder} "what to look for"')
+    print(f'Look at it: pip install -e ".[app]" && python app/app.py {folder}')
     return folder
 
 
