@@ -22,10 +22,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def pytest_configure(config):
-    """Deprecations in scripts that tests import by name are errors, as those in packages are."""
+    """Deprecations in scripts that tests import by name are errors; files start in the order of their tests."""
+    config.option.loadscopereorder = False  # or --dist loadfile begins with the files of most tests, not the longest
     scripts = [path.stem for room in ("examples", "benchmarks") for path in sorted((ROOT / room).iterdir())]
     for category in GOING_AWAY:
         config.addinivalue_line("filterwarnings", rf"error::{category}:({'|'.join(scripts)})\b")
+
+
+def pytest_collection_modifyitems(items):
+    """Files whose tests start processes come first, then those with slow ones: what is long must not begin last."""
+    marks: dict[Path, set[str]] = {}
+    for item in items:
+        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    items.sort(key=lambda item: next((i for i, name in enumerate(("dist", "slow")) if name in marks[item.path]), 2))
 
 
 class Deprecations(logging.Handler):
