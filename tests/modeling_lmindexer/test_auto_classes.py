@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hidden_package import HIDDEN_PACKAGE
 from tiny_models import tiny_inputs, tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
@@ -14,16 +15,9 @@ from modeling_lmindexer import LMIndexerConfig, LMIndexerForSemanticID, Semantic
 
 AUTO_MODELS = (AutoModel, AutoModelForSeq2SeqLM)
 
-WITHOUT_THE_PACKAGE = """
-import json, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_lmindexer", "trainers", "metrics"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Refuse())
-
+WITHOUT_THE_PACKAGE = (
+    HIDDEN_PACKAGE
+    + """
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -59,6 +53,7 @@ for auto in (AutoModel, AutoModelForSeq2SeqLM):
 assert not [name for name in sys.modules if name.split(".")[0] in ("modeling_lmindexer", "trainers")]
 print(json.dumps(results))
 """
+)
 
 
 def save_folder(folder, room=3):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hidden_package import HIDDEN_PACKAGE
 from hub_stand_in import Hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -319,16 +320,9 @@ def test_they_are_registered_when_the_pipelines_of_transformers_are_imported(fir
     assert not any(isinstance(finder, RegisteringFinder) for finder in sys.meta_path)
 
 
-WITHOUT_THE_PACKAGE = """
-import json, sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("modeling_lmindexer", "trainers", "metrics"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Refuse())
-
+WITHOUT_THE_PACKAGE = (
+    HIDDEN_PACKAGE
+    + """
 from transformers import pipeline
 
 texts, results = json.loads(sys.argv[2]), []
@@ -344,6 +338,7 @@ for name, settings in json.loads(sys.argv[1]):
 assert not [name for name in sys.modules if name.split(".")[0] in ("modeling_lmindexer", "trainers")]
 print(json.dumps(results))
 """
+)
 
 
 @pytest.mark.slow
