@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
@@ -37,26 +36,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: next((i for i, name in enumerate(("dist", "slow")) if name in marks[item.path]), 2))
 
 
-class Deprecations(logging.Handler):
-    """Collects what transformers logs, instead of warning, of what it will remove."""
-
-    def __init__(self):
-        super().__init__()
-        self.found: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keeps a record that speaks of a deprecation."""
-        message = record.getMessage()
-        within = {Path(frame.filename).name for frame in traceback.extract_stack()}
-        if "candidate_generator.py" in within:  # of assisted generation, which itself calls generate in the old way
-            return
-        if "deprecated" in message or "will be removed in" in message:
-            self.found.append(f"{record.name}: {message}")
-
-
 @pytest.fixture(autouse=True)
 def nothing_that_transformers_says_will_go():
     """Fails a test in which transformers logs a deprecation; it does so once per process, for the first use."""
+    from logged_deprecations import Deprecations  # found since the line on the path above
+
     handler, logger = Deprecations(), logging.getLogger("transformers")
     logger.addHandler(handler)
     yield

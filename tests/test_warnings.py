@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import pytest
+from logged_deprecations import Deprecations
 from transformers.utils import logging
 
 
@@ -35,9 +36,7 @@ def test_one_in_a_script_is_an_error():
     assert done.returncode == 1 and "FutureWarning: it goes" in done.stderr
 
 
-def test_one_that_transformers_logs_fails_the_test(pytestconfig, request):
-    from conftest import Deprecations
-
+def test_one_that_transformers_logs_fails_the_test():
     handler, logger = Deprecations(), logging.get_logger("transformers.modeling_utils")
     logger.addHandler(handler)
     logger.warning("something else")
