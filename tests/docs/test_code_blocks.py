@@ -116,7 +116,21 @@ def test_the_long_check_says_what_failed(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     page = tmp_path / "page.md"
     page.write_text(PAGE)
-    ends = code_blocks.run_page(page, tmp_path / "folder")
+    ends = code_blocks.run_page(page, tmp_path / "folder", minutes=1)
     assert ends == {"ran bash": 1, "ran python": 1, "not run bash": 1, "failed python": 1, "failed bash": 1}
     words = capsys.readouterr().out
     assert "Expected:\n    2\nGot:\n    1" in words and "for want of a moon" in words and "exit 2" in words
+
+
+@pytest.mark.parametrize(("language", "text"), [("bash", "sleep 60"), ("python", "import time; time.sleep(60)")])
+def test_the_long_check_stops_what_does_not_end(tmp_path, monkeypatch, capsys, language, text):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "long")
+    import code_blocks
+
+    for module in (code_blocks, sys.modules["markdown_blocks"]):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(f"```{language}\n{text}\n```\n\n```bash\necho on\n```\n")
+    ends = code_blocks.run_page(page, tmp_path / "folder", minutes=0.005)
+    assert ends[f"failed {language}"] == 1 and ends["ran bash"] == 1
+    assert code_blocks.STOPPED in capsys.readouterr().out

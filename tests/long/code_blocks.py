@@ -5,7 +5,7 @@
 
 Every page has a folder of its own, in which its blocks run one after the other: Python in one session, as doctests in
 guides; commands in bash, which ends at the first that fails. Prints a line per block, and exits with 1 where one
-failed. Blocks that a comment says are not run are listed with the reason.
+failed or took longer than `--minutes`. Blocks that a comment says are not run are listed with the reason.
 """
 
 import argparse
@@ -13,11 +13,13 @@ import contextlib
 import doctest
 import io
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -28,6 +30,7 @@ import stand_ins
 from markdown_blocks import ROOT, SHELL, Block, blocks_of, pages
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+STOPPED = "is stopped: it took longer than --minutes"
 TRAINING = ["--train_file", "items.jsonl.gz", "--output_dir", "trained"]
 
 
@@ -53,6 +56,22 @@ def train(folder: Path) -> None:
     command = [sys.executable, "examples/run_indexing.py", *TRAINING]
     subprocess.run(command, cwd=folder, env=environment(folder), check=True, capture_output=True)
     stand_ins.TRAINED = folder / "trained"
+
+
+@contextlib.contextmanager
+def at_most(minutes: float) -> Iterator[None]:
+    """Raises TimeoutError in what takes longer, waits of other processes included."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(STOPPED)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def run_shell(block: Block, folder: Path) -> str:
@@ -91,8 +110,8 @@ def run_block(block: Block, folder: Path, session: dict) -> str:
     return run_shell(block, folder) if block.language in SHELL else run_python(block, session)
 
 
-def run_page(page: Path, folder: Path) -> Counter:
-    """All blocks of a page, in order; how many ended how."""
+def run_page(page: Path, folder: Path, minutes: float) -> Counter:
+    """All blocks of a page, in order, each for so many minutes at most; how many ended how."""
     blocks, ends, session = blocks_of(page), Counter(), {"__name__": "__main__"}
     if blocks:
         prepare(folder)
@@ -100,8 +119,11 @@ def run_page(page: Path, folder: Path) -> Counter:
         if block.language not in ("python", "yaml", "json", *SHELL):
             continue
         began = time.perf_counter()
-        with contextlib.chdir(folder):
-            wrong = "" if block.reason else run_block(block, folder, session)
+        with contextlib.chdir(folder), at_most(minutes):
+            try:
+                wrong = "" if block.reason else run_block(block, folder, session)
+            except TimeoutError as error:
+                wrong = str(error)
         end = "not run" if block.reason else "failed" if wrong else "ran"
         ends[f"{end} {block.language}"] += 1
         reason = f": {block.reason}" if block.reason else ""
@@ -115,13 +137,15 @@ def main() -> None:
     """Runs the pages and counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", nargs="+", type=Path, help="some pages; default: README and all guides")
+    parser.add_argument("--minutes", type=float, default=20, help="for one block, at most")
     options = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     began, ends = time.perf_counter(), Counter()
     with tempfile.TemporaryDirectory() as scratch:
         train(Path(scratch) / "training")
         for page in [path.resolve() for path in options.pages] if options.pages else pages():
-            ends += run_page(page, Path(scratch) / page.relative_to(ROOT).as_posix().replace("/", "-"))
+            folder = Path(scratch) / page.relative_to(ROOT).as_posix().replace("/", "-")
+            ends += run_page(page, folder, options.minutes)
     print(f"\n{time.perf_counter() - began:.0f} s; " + ", ".join(f"{n} {end}" for end, n in sorted(ends.items())))
     sys.exit(any(end.startswith("failed") for end in ends))
 

@@ -29,6 +29,7 @@ ADJECTIVES = ["cordless", "steel", "wooden", "folding", "heavy", "small", "red",
 BRANDS = ["Ohara", "Lindqvist", "Moreau", "Tanaka"]
 USES = ["for the weekend", "for the workshop", "as a present", "for two people", "made to last", "easy to clean"]
 NUMBER = 400
+PASSAGES = 1_000_100  # of MS MARCO's stand-in: the guide draws a million of them
 CORE = 160  # users, and items, of Amazon's stand-in: eight items each
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
@@ -173,6 +174,11 @@ def write_msmarco_queries(path: Path, first: int, number: int) -> None:
     write_lines(path, *(f"{first + i}\t{row['title']}" for i, row in enumerate(products(first, number))))
 
 
+def write_passages(path: Path) -> None:
+    """Passage's id and text."""
+    write_lines(path, *(f"{row['id'][1:]}\t{row['title']}" for row in products(0, PASSAGES)))
+
+
 def write_shards(folder: Path) -> None:
     """Four parts of the products."""
     for part in range(4):
@@ -225,7 +231,7 @@ STAND_INS: dict[str, Callable[[Path], None]] = {
     "shopping_queries_dataset_examples.parquet": write_esci,
     "v1.0-simplified_simplified-nq-train.jsonl.gz": partial(write_questions, first=0, number=300),
     "v1.0-simplified_nq-dev-all.jsonl.gz": partial(write_questions, first=290, number=30, first_id=1000),
-    "collection.tsv": lambda path: write_lines(path, *(f"{r['id'][1:]}\t{r['title']}" for r in products())),
+    "collection.tsv": write_passages,
     "queries.train.tsv": partial(write_msmarco_queries, first=0, number=80),
     "qrels.train.tsv": partial(write_msmarco_qrels, first=0, number=80),
     "queries.dev.small.tsv": partial(write_msmarco_queries, first=80, number=20),
