@@ -1,6 +1,6 @@
 """Converts a public download to the files that the other scripts read, and says whether it is the one you think.
 
-    python examples/convert_data.py amazon_2014 --input reviews=reviews_Beauty_5.json.gz meta=meta_Beauty.json.gz \
+    python examples/convert_data.py amazon_2014 --input reviews=reviews_Beauty_5.json.gz meta=meta_Beauty.json.gz \\
         --output_dir outputs/beauty --paper Amazon-Beauty
 
 Leaves items.jsonl.gz and sequences.txt.gz, or a BEIR folder, and SOURCE.json with the sha256 of every file that was
@@ -143,6 +143,9 @@ def _beside(count: int, theirs: int | None) -> tuple[int | None, str]:
 def main() -> None:
     """Parses the arguments and runs."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        print(f"{__doc__}\nDownloads: {', '.join(SOURCES)}. Name one before --help for its settings.")
+        return
     try:
         if name not in SOURCES:
             raise ValueError(f"{name or 'no source'}: expected one of {', '.join(SOURCES)} as the first argument.")

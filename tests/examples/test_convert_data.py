@@ -90,6 +90,11 @@ def test_wrong_arguments(p5, run, tmp_path):
     assert "is there already: remove it" in run(*p5, ok=False)
 
 
+def test_help_names_the_downloads(run):
+    printed = run("--help")
+    assert "--input reviews=" in printed and "amazon_2014, amazon_2018" in printed
+
+
 def test_nothing_is_left_of_a_conversion_that_fails(p5, run, tmp_path):
     (tmp_path / "sequential_data.txt").write_text("1 1 2 9\n")
     assert "line 1: item 9 is not in item2id" in run(*p5, ok=False)

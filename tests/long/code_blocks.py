@@ -25,7 +25,9 @@ from pathlib import Path
 import yaml
 
 # The root as well: beside it, tests/modeling_lmindexer would be taken for the package.
-sys.path[:0] = [str(Path(__file__).parents[place]) for place in (0, 1, 2)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 import stand_ins
 from markdown_blocks import ROOT, SHELL, Block, blocks_of, pages
 
