@@ -1,6 +1,7 @@
 """The model card: what the folder holds, how to use it, what its IDs are worth."""
 
 import html
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,6 +85,7 @@ share of the pairs with one prefix that get different codes.
 )
 
 
+REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 TAGS = ["lmindexer", "semantic-ids", "generative-retrieval"]
 LICENCE = (
     "The code is under Apache-2.0. The weights and IDs derive from the data above and from the backbone: their "
@@ -121,7 +123,7 @@ def write_card(content: CardContent, figures: list[str], path: Path) -> None:
     data = ModelCardData(
         library_name="transformers",
         tags=TAGS,
-        base_model=content.base_model,
+        base_model=public_names(content.base_model),
         license=content.licence,
         datasets=content.datasets or None,
         model_name=content.name,
@@ -153,6 +155,15 @@ def fill(template: str, metadata: ModelCardData, **values) -> str:
     environment = jinja2.Environment(autoescape=False, keep_trailing_newline=True)
     environment.filters["plain"] = plain
     return environment.from_string(template).render(card_data=metadata.to_yaml(), **values)
+
+
+def public_names(models: str | list[str] | None) -> list[str] | None:
+    """Those that can be names of repositories: a run that began from a folder names that folder.
+
+    A relative path is known to be one only where the run was, so this is asked when a card is written.
+    """
+    named = [models] if isinstance(models, str) else models or []
+    return [name for name in named if REPOSITORY.fullmatch(name) and not Path(name).exists()] or None
 
 
 def plain(text: str) -> str:

@@ -16,11 +16,12 @@ from modeling_lmindexer.index_rules import id_texts
 from modeling_lmindexer.index_table import checked_metadata
 
 from .evaluation_results import evaluation_results
-from .model_card import LICENCE, TAGS, USE, fill, plain
+from .model_card import LICENCE, TAGS, USE, fill, plain, public_names
 from .model_folder import METRICS_NAME
 
 TEXT_BLOCKS = re.compile(r"(?:## Examples\n+|For example\n+)```text\n.*?\n```\n+", re.DOTALL)
-REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# As `Links.section` writes it: that of a card which was published before.
+OWN_SECTION = re.compile(r"## On the Hub\n\n(?:- (?:The IDs as a data set|A page to search with): .*\n)+\n?")
 CODE_NAME = re.compile(r"^folder = (\".*\")$", re.MULTILINE)
 
 PLAIN_TEMPLATE = (
@@ -183,9 +184,12 @@ class FolderCard:
     def __post_init__(self):
         self.data = ModelCard(self.text).data if self.text else ModelCardData(library_name="transformers", tags=TAGS)
         self.data.base_model = public_names(self.data.base_model)
+        names = self.data.datasets or "the indexed documents"
+        name = names if isinstance(names, str) else names[0]
+        self.data.eval_results = self.data.eval_results or evaluation_results(self.metrics, name) or None
+        if self.text and self.licence:
+            self.text = relicensed(self.text, self.data.license, self.licence)
         self.licence = self.data.license = self.licence or self.data.license
-        name = (self.data.datasets or ["the indexed documents"])[0]
-        self.data.eval_results = self.data.eval_results or evaluation_results(self.metrics, name)
 
     @classmethod
     def of(cls, folder: Path, **settings) -> "FolderCard":
@@ -220,6 +224,7 @@ class FolderCard:
             text = f"---\n{self.data.to_yaml()}\n---\n{renamed(ModelCard(self.text).text, links.model)}"
         if self.without_texts:
             text = TEXT_BLOCKS.sub("", text)
+        text = OWN_SECTION.sub("", text)
         before, licence, after = text.rpartition("## Licence\n")
         section = links.section()
         return f"{before}{section}{licence}{after}" if licence else f"{text.rstrip()}\n\n{section}".rstrip() + "\n"
@@ -262,10 +267,11 @@ def renamed(text: str, name: str) -> str:
     return re.sub(rf"^# {re.escape(plain(old))}$", lambda _: f"# {name}", text, count=1, flags=re.MULTILINE)
 
 
-def public_names(models: str | list[str] | None) -> list[str] | None:
-    """Those that can be names of repositories: a run that began from a folder has that folder on its card."""
-    named = [models] if isinstance(models, str) else models or []
-    return [name for name in named if REPOSITORY.fullmatch(name) and not Path(name).exists()] or None
+def relicensed(text: str, old: str | list[str] | None, new: str) -> str:
+    """A card with another licence in its last section, unless somebody wrote of his own there."""
+    own = "|".join(re.escape(plain(words)) for words in (LICENCE, old) if isinstance(words, str))
+    section = f"## Licence\n\n{plain(new)}\n"
+    return re.sub(rf"^## Licence\n\n(?:{own})(?:\n|\Z)", lambda _: section, text, flags=re.MULTILINE)
 
 
 def config(name: str, file: str, default: bool = False) -> dict:

@@ -36,11 +36,11 @@ class PublishingSettings:
 
     Attributes:
         parts: of `model` (the folder), `ids` (the data set), `metrics` (two Spaces) and `page` (a Space).
-        ids_repo: name of the data set; default that of the model with `-ids`.
-        page_repo: name of the page; default that of the model with `-page`.
+        ids_repo: name of the data set; default that of the model with `-ids`. Without an owner, the model's.
+        page_repo: name of the page; default that of the model with `-page`. The same.
         page_folder: what the page's Space is to hold.
         private: visibility of repositories that are made; `True` refuses ones that are there and public.
-        revision: a branch of the model and the data set, made when there is none.
+        revision: a branch of the model and the data set, made when there is none; not with a page.
         without_texts: leave the documents' texts out: `documents.parquet`, and the examples on the card.
         licence: of the result, as the Hub names it; default the one on the folder's card.
     """
@@ -59,6 +59,11 @@ class PublishingSettings:
         unknown = sorted(set(self.parts) - set(PARTS))
         if unknown or not self.parts:
             raise ValueError(f"The parts are {unknown or 'none'}, expected some of {', '.join(PARTS)}.")
+        if self.revision and PAGE in self.parts:
+            raise ValueError(
+                f"The revision is {self.revision}, and a page shows the main branch of its model: publish the page "
+                "without a revision, or the other parts alone."
+            )
 
 
 def publish(
@@ -115,13 +120,15 @@ def rehearse(
 
     Raises:
         FileExistsError: something is in `output_dir`.
-        ValueError: a name without an owner.
+        ValueError: a name without an owner, or an `output_dir` in the folder.
     """
     output_dir = Path(output_dir)
     if "/" not in repo_id:
         raise ValueError(f"{repo_id} names no owner, and a dry run asks nobody who you are: give OWNER/{repo_id}.")
     if output_dir.exists() and any(output_dir.iterdir()):
         raise FileExistsError(f"{output_dir} is not empty: give a new folder, or remove what an earlier run left.")
+    if output_dir.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{output_dir} is in {folder}, and would be published with it: give a folder elsewhere.")
     contents = publication(folder, repo_id, settings or PublishingSettings())
     report(contents, say, with_names=True)
     folders = [output_dir / f"{content.repo_type}s" / content.repo_id for content in contents]
@@ -141,17 +148,10 @@ def publication(folder: str | os.PathLike, repo_id: str, settings: PublishingSet
     Raises: as [`publish`], but for the network.
     """
     folder = Path(folder)
-    with naming_refusals(repo_id, HfApi()):
-        validate_repo_id(repo_id)
+    links = links_of(repo_id, settings)
     files = checked_files(folder)
-    if settings.without_texts:
-        files.pop(DOCUMENTS_NAME, None)
-    owner = repo_id.partition("/")[0]
-    links = Links(
-        repo_id,
-        ids=(settings.ids_repo or f"{repo_id}-ids") if IDS in settings.parts else None,
-        page=(settings.page_repo or f"{repo_id}-page") if PAGE in settings.parts else None,
-    )
+    if settings.without_texts:  # wherever they are: the folder may hold another one
+        files = {name: file for name, file in files.items() if Path(name).name != DOCUMENTS_NAME}
     cards = FolderCard.of(
         folder, has_texts=DOCUMENTS_NAME in files, without_texts=settings.without_texts, licence=settings.licence
     )
@@ -161,10 +161,29 @@ def publication(folder: str | os.PathLike, repo_id: str, settings: PublishingSet
     if MODEL in settings.parts:
         contents.append(model_content(folder, links, cards, files))
     if METRICS in settings.parts:
-        contents += [metric_content(owner, name) for name in METRIC_MODULES]
+        contents += [metric_content(repo_id.partition("/")[0], name) for name in METRIC_MODULES]
     if PAGE in settings.parts:
         contents.append(page_content(Path(settings.page_folder), links))
     return contents
+
+
+def links_of(repo_id: str, settings: PublishingSettings) -> Links:
+    """The names of the repositories, each with its owner.
+
+    Raises:
+        UploadError: one that the Hub does not admit; names also become folders, which must not lie elsewhere.
+    """
+    owner = repo_id.partition("/")[0]
+
+    def named(given: str | None, ending: str) -> str:
+        name = given or f"{repo_id}{ending}"
+        return name if "/" in name else f"{owner}/{name}"
+
+    ids, page = named(settings.ids_repo, "-ids"), named(settings.page_repo, "-page")
+    for name in (repo_id, ids, page):
+        with naming_refusals(name, HfApi()):
+            validate_repo_id(name)
+    return Links(repo_id, ids=ids if IDS in settings.parts else None, page=page if PAGE in settings.parts else None)
 
 
 def checked_files(folder: Path) -> dict[str, Path | bytes]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from .evaluation_results import task_results
-from .model_card import LICENCE, TAGS, USE, fill, in_code_block
+from .model_card import LICENCE, TAGS, USE, fill, in_code_block, public_names
 
 TEMPLATE = (
     """---
@@ -99,7 +99,7 @@ class TaskCard:
 def write_task_card(content: TaskCard, path: Path) -> None:
     """Writes the card as Markdown; its metadata block has the figures as the Hub's evaluation results."""
     data = ModelCardData(
-        library_name="transformers", tags=[*TAGS, content.task], base_model=content.base_model,
+        library_name="transformers", tags=[*TAGS, content.task], base_model=public_names(content.base_model),
         license=content.licence, model_name=content.name,
         eval_results=task_results(content.task, content.figures, content.dataset),
     )  # fmt: skip

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_lmindexer import hub_upload
-from trainers.model_card import USE, fill
-from trainers.published_cards import public_names, renamed, size_category
+from trainers.model_card import LICENCE, USE, fill, public_names
+from trainers.published_cards import FolderCard, IndexShape, Links, relicensed, renamed, size_category
 
 
 def body_of(name: str) -> str:
@@ -44,6 +44,29 @@ def test_names_of_models_are_told_from_folders(tmp_path):
     found = public_names(["t5-small", "google-t5/t5-small", str(tmp_path), "a/b/c", "./a", "has space"])
     assert found == ["t5-small", "google-t5/t5-small"]
     assert public_names(None) is None and public_names("org/x") == ["org/x"]
+
+
+@pytest.mark.parametrize("old", [LICENCE, "apache-2.0"])
+def test_the_licence_of_a_publication_is_the_one_on_its_card(old):
+    text = f"# A\n\n## Licence\n\n{old}\n"
+    assert relicensed(text, "apache-2.0", "mit") == "# A\n\n## Licence\n\nmit\n"
+
+
+@pytest.mark.parametrize("own", ["Ask me.\n", "apache-2.0, but for the pictures.\n", "apache-2.0\n\nAnd more.\n"])
+def test_what_somebody_wrote_of_a_licence_stays(own):
+    found = relicensed(f"## Licence\n\n{own}", "apache-2.0", "mit")
+    assert found in (f"## Licence\n\n{own}", "## Licence\n\nmit\n\nAnd more.\n")
+
+
+def test_a_card_that_was_published_before_links_to_the_new_parts_alone():
+    shape = IndexShape(3, "int64", [4, 2], True, [1, 0])
+    card = "---\ndatasets: org/corpus\n---\n# A\n\n## Licence\n\nmit\n"
+    found = FolderCard(card, {}, shape)
+    assert found.data.datasets == "org/corpus" and found.data.eval_results is None
+    again = FolderCard(found.model_card(Links("org/a", ids="org/a-ids", page="org/a-page")), {}, shape)
+    text = again.model_card(Links("org/b", ids="org/b-ids"))
+    assert text.count("## On the Hub") == 1 and "org/b-ids" in text and "org/a" not in text
+    assert "## On the Hub" not in again.model_card(Links("org/b"))
 
 
 @given(st.lists(st.integers(0, 12)))

@@ -373,6 +373,57 @@ def test_a_dry_run_writes_over_nothing(folder, tmp_path):
         rehearse(folder, "org/items", output_dir=folder, say=quiet)
 
 
+def test_a_dry_run_does_not_become_a_part_of_the_folder(folder, tmp_path):
+    with pytest.raises(ValueError, match="would be published with it"):
+        rehearse(folder, "org/items", output_dir=folder / "published", say=quiet)
+    assert not (folder / "published").exists()
+
+
+def test_texts_in_folders_within_are_left_out_too(folder, tmp_path):
+    rehearse(folder, "org/items", output_dir=tmp_path / "first", say=quiet)
+    (tmp_path / "first").rename(folder / "mine")
+    folders = rehearse(
+        folder, "org/items", PublishingSettings(without_texts=True), output_dir=tmp_path / "dry", say=quiet
+    )
+    assert len(folders) == 2 and (folder / "mine").exists()
+    assert not [path for path in (tmp_path / "dry").rglob("*") if path.name == DOCUMENTS_NAME]
+
+
+def test_names_without_an_owner_are_the_model_s(folder, tmp_path):
+    settings = PublishingSettings(
+        parts=PARTS, ids_repo="codes", page_repo="shop", page_folder=str(make_page(tmp_path))
+    )
+    rehearse(folder, "org/items", settings, output_dir=tmp_path / "dry", say=quiet)
+    assert (tmp_path / "dry/datasets/org/codes").is_dir() and (tmp_path / "dry/spaces/org/shop").is_dir()
+    card = (tmp_path / "dry/models/org/items/README.md").read_text()
+    assert "/datasets/org/codes)" in card and "/spaces/org/shop)" in card
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "a/b/c", "-/x", "org/.."])
+@pytest.mark.parametrize("kind", ["ids_repo", "page_repo"])
+def test_names_that_are_none_write_nothing(folder, tmp_path, kind, name):
+    with pytest.raises(UploadError, match=re.escape(name)):
+        rehearse(folder, "org/items", PublishingSettings(**{kind: name}), output_dir=tmp_path / "dry", say=quiet)
+    assert not (tmp_path / "dry").exists()
+
+
+def test_a_page_has_no_branch():
+    with pytest.raises(ValueError, match="shows the main branch"):
+        PublishingSettings(parts=("model", "page"), revision="v2")
+
+
+def test_a_base_model_in_the_folder_that_one_was_in_then_is_no_name(tmp_path, monkeypatch):
+    """A card is written where the run was; it is published from anywhere."""
+    (tmp_path / "outputs" / "warm").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    content = CardContent(
+        name="items", data="a corpus", documents=30, codebook_sizes=[4], positions_table="", stages_table="",
+        queries="", examples="", base_model="outputs/warm",
+    )  # fmt: skip
+    write_card(content, [], tmp_path / "README.md")
+    assert ModelCard.load(tmp_path / "README.md").data.base_model is None
+
+
 @pytest.mark.parametrize("name", ["ranking_quality", "semantic_id_quality"])
 def test_a_metric_says_what_a_space_needs(name):
     room = Path(metrics.__file__).parent / name

@@ -20,7 +20,7 @@ def test_the_card_says_how_to_ask_and_how_well_it_answers(tmp_path):
     found = {(one.dataset_split, one.metric_type): one.metric_value for one in card.data.eval_results}
     assert found == {("test", "recall@10"): 0.1082, ("test", "ndcg@10"): 0.07, ("test_unseen", "recall@10"): 0.5}
     assert card.data.model_name == "org/recommender" and "recommendation" in card.data.tags
-    assert card.data.base_model == "google-t5/t5-small" and card.data.license == "mit"
+    assert card.data.base_model == ["google-t5/t5-small"] and card.data.license == "mit"
     assert "4,344 documents, 33,541 training pairs" in card.text and "128 x 128 x 128" in card.text
     assert card.text.count("```") % 2 == 0, "a query does not end the block that it stands in"
     code = card.text.split("```python\n")[1].split("```")[0]
