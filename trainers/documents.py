@@ -149,7 +149,7 @@ class IndexingDataset(torch.utils.data.Dataset):
             by_count: whether repetitions within a document count by their logarithm.
 
         Raises:
-            ValueError: no token is left to predict.
+            UnusableCorpusError: no token is left to predict.
         """
         rows = np.repeat(np.arange(len(self)), self.lengths)
         pairs = np.unique(rows * vocab_size + self.tokens)
@@ -157,7 +157,7 @@ class IndexingDataset(torch.utils.data.Dataset):
         keep = (frequency >= max(1, min_frequency)) & (frequency <= max_frequency * len(self))
         keep[self.special_ids] = False
         if not keep.any():
-            raise ValueError(
+            raise UnusableCorpusError(
                 f"No token occurs in at least {min_frequency} and at most {max_frequency:.0%} of the documents: "
                 "lower min_document_frequency or raise max_document_frequency."
             )
