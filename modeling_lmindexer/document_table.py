@@ -39,8 +39,8 @@ class DocumentTable:
         shared_levels: how many labels at the beginning of the paths are the same in all that are not empty.
 
     Raises:
-        ValueError: another number of texts or categories than of documents, ids that occur twice, or a category that
-            is no list of labels.
+        ValueError: another number of texts or categories than of documents, ids that occur twice or are of several
+            kinds, a text that is no string, or a category that is no list of labels.
     """
 
     def __init__(self, document_ids: Sequence, texts: Sequence[str], categories: Sequence | None = None):
@@ -53,6 +53,12 @@ class DocumentTable:
                 f"Expected a text and a category for each of {len(self.document_ids)} documents, got "
                 f"{len(self.texts)} texts and {len(self.categories)} categories."
             )
+        wrong = [row for row, text in enumerate(self.texts) if not isinstance(text, str)]
+        if wrong:
+            raise ValueError(
+                f"{len(wrong)} of {len(self.texts)} texts are no strings, such as that of "
+                f"{self.document_ids[wrong[0]]!r}: {self.texts[wrong[0]]!r:.100}. Give '' for none."
+            )
         self.shared_levels = shared_levels(self.categories)
         self._rows = {document: row for row, document in enumerate(self.document_ids)}
 
@@ -64,8 +70,11 @@ class DocumentTable:
             max_characters: of each text, the rest of which is left out; default: whole texts.
         """
         documents = list(documents)
-        texts = [shortened(document["text"], max_characters) for document in documents]
-        return cls([d["id"] for d in documents], texts, [d.get("category") for d in documents])
+        table = cls(
+            [d["id"] for d in documents], [d["text"] for d in documents], [d.get("category") for d in documents]
+        )
+        table.texts = [shortened(text, max_characters) for text in table.texts]
+        return table
 
     def __len__(self) -> int:
         return len(self.document_ids)
@@ -129,9 +138,6 @@ class DocumentTable:
                 columns = file.read(columns=["id", "text", "category"]).to_pydict()
             if set(columns) != {"id", "text", "category"}:
                 raise ValueError(f"it has the columns {sorted(columns)}, expected id, text and category")
-            wrong = [text for text in columns["text"] if not isinstance(text, str)]
-            if wrong:
-                raise ValueError(f"{len(wrong)} rows have no text")
             return cls(columns["id"], columns["text"], columns["category"])
 
 

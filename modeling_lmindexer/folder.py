@@ -324,7 +324,8 @@ def verify_files(paths: list[Path], manifest_path: Path | None) -> None:
         return
     files = read_manifest(manifest_path)["files"]
     for path in paths:
-        entry = files.get(path.name)
+        folder, name = listed_as(path, manifest_path)
+        entry = files.get(name)
         if entry is None:
             continue
         size = path.stat().st_size
@@ -336,6 +337,17 @@ def verify_files(paths: list[Path], manifest_path: Path | None) -> None:
         if file_digest(path) != entry["sha256"]:
             raise CorruptedFolderError(
                 f"{path} differs from the file that its manifest lists (SHA-256). Download or write the folder again; "
-                f"if you changed it on purpose, run modeling_lmindexer.folder.update_manifest({str(path.parent)!r}, "
-                f"[{path.name!r}])."
+                f"if you changed it on purpose, run modeling_lmindexer.folder.update_manifest({str(folder)!r}, "
+                f"[{name!r}])."
             )
+
+
+def listed_as(path: Path, manifest_path: Path) -> tuple[Path, str]:
+    """The folder of a file and the name under which the folder's manifest lists it; either of them may still be on its
+    way, as [`replaced_together`] left it."""
+    folder = manifest_path.parent
+    folder = folder.parent if folder.name == UPDATE_NAME else folder
+    for place in (folder / UPDATE_NAME, folder):
+        if path.is_relative_to(place):
+            return folder, path.relative_to(place).as_posix()
+    return path.parent, path.name  # of another version of a Hub repository, which lies in another folder

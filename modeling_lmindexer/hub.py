@@ -9,7 +9,7 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 
 from .folder import MANIFEST_NAME, finish_update, manifest_entries, read_manifest
-from .hub_upload import RepositoryFiles
+from .hub_upload import RepositoryFiles, check_links
 
 # What training leaves beside the model and nobody should download; anywhere, what hides, or only this computer needs.
 PRIVATE_FOLDERS = ("stages", "adapted", "learning_rates", "cache", "parts", "runs", "trackio", "wandb", "mlruns")
@@ -48,6 +48,17 @@ def files_of(folder: str | os.PathLike) -> list[str]:
     return list(filter_repo_objects(files, ignore_patterns=PRIVATE_PATTERNS))
 
 
+def uploaded_files(folder: str | os.PathLike) -> dict[str, Path | bytes]:
+    """The files of [`files_of`] by their names.
+
+    Raises:
+        UploadError: one of them is a link that leads out of the folder.
+    """
+    files: dict[str, Path | bytes] = {name: Path(folder) / name for name in files_of(folder)}
+    check_links(Path(folder), files)
+    return files
+
+
 def upload_folder(
     folder: str | os.PathLike,
     repo_id: str,
@@ -74,10 +85,10 @@ def upload_folder(
 
     Raises:
         FileNotFoundError: no such folder, or nothing in it.
-        UploadError: the Hub does not take it, or cannot be reached.
+        UploadError: the Hub does not take it, or cannot be reached; or a link leads out of the folder.
     """
     finish_update(Path(folder))
-    files: dict[str, Path | bytes] = {name: Path(folder) / name for name in files_of(folder)}
+    files = uploaded_files(folder)
     if not files:
         raise FileNotFoundError(f"{folder} holds nothing to upload: give a folder that run_indexing.py wrote.")
     api, content = HfApi(token=token), RepositoryFiles(repo_id, files, whole=MANIFEST_NAME in files)

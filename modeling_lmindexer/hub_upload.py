@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Collection, Iterable, Iterator
@@ -22,11 +23,13 @@ from huggingface_hub.utils import get_token
 from .folder import MANIFEST_NAME, CorruptedFolderError, read_manifest
 
 PART_BYTES = 10**9  # of large files that are sent before the next are looked at
+# Of a file in the Hub client's cache: of a repository, or of all of them.
+CACHED = re.compile(r"/((models|datasets|spaces)--[^/]+/blobs|blobs/[0-9a-f]{2})/[0-9a-f]{40,64}$")
 GOES_ON = "The same command then goes on: what has arrived is not sent again."
 
 
 class UploadError(OSError):
-    """The Hub, or the way to it, did not take an upload; says what to do."""
+    """The Hub, or the way to it, did not take an upload, or it may not leave this computer; says what to do."""
 
 
 @dataclass
@@ -166,6 +169,19 @@ class RepositoryFiles:
             with contextlib.suppress(CorruptedFolderError):  # what somebody else wrote there lists no files of ours
                 earlier |= read_manifest(path)["files"].keys()
         return earlier & self.present - self.files.keys()
+
+
+def check_links(folder: Path, names: Iterable[str]) -> None:
+    """Raises UploadError for a file that lies elsewhere, by a link: a folder that somebody else packed may name any
+    file of whoever uploads it. The Hub client's cache consists of links, to files that came from the Hub."""
+    inside = folder.resolve()
+    for name in names:
+        target = (folder / name).resolve()
+        if not target.is_relative_to(inside) and not CACHED.search(target.as_posix()):
+            raise UploadError(
+                f"{folder / name} is a link to {target}, outside of {folder}, and was not uploaded. Remove it, or put "
+                "a copy of the file in its place if everybody may see it."
+            )
 
 
 def parts(additions: Iterable[CommitOperationAdd]) -> Iterator[list[CommitOperationAdd]]:

@@ -49,7 +49,9 @@ def shows_bars() -> bool:
 
 class ProgressLines(std_tqdm):
     """A progress bar for files and pipes: whole lines without control characters, at most one every 30 seconds, and
-    one at the end."""
+    one at the end, which says whether everything was done."""
+
+    stopped = False  # by an exception
 
     def __init__(self, *args, delay: float = SHORT_PHASE, **kwargs):
         # tqdm shows what has no delay once before the first step, which says nothing in a file, and a thread of its
@@ -72,6 +74,10 @@ class ProgressLines(std_tqdm):
         self.sp(str(self))
         return True
 
+    def __exit__(self, kind, error, traceback) -> None:
+        self.stopped |= kind is not None
+        super().__exit__(kind, error, traceback)
+
     def close(self) -> None:
         """Writes the last line, unless the phase was a short one."""
         if not self.disable and self._time() - self.start_t >= self.delay:
@@ -90,7 +96,8 @@ class ProgressLines(std_tqdm):
             done += f" of {self.total:,}"
         parts = [done] if self.n or self.total else []
         if ended or not (self.total and shown["rate"]):
-            parts.append(f"{'done in' if ended else 'since'} {elapsed}")
+            is_short = self.stopped or self.n < (self.total or 0)
+            parts.append(f"{('ended after' if is_short else 'done in') if ended else 'since'} {elapsed}")
         else:
             parts.append(f"{self.format_interval((self.total - self.n) / shown['rate'])} left")
         return ", ".join([f"{self.desc}: {parts[0]}", *parts[1:], *([self.postfix] if self.postfix else [])])
@@ -121,23 +128,27 @@ def activity(description: str, disable: bool = False) -> Iterator[None]:
     if disable or _quiet.get():
         yield
         return
-    done = threading.Event()
+    ended, stopped = threading.Event(), threading.Event()
 
     def watch() -> None:
-        if done.wait(SHORT_PHASE):
+        if ended.wait(SHORT_PHASE):
             return
         with progress_bar(description=description, delay=0, bar_format="{desc}: {elapsed}") as bar:
             bar.start_t -= SHORT_PHASE
             bar.refresh()
-            while not done.wait(bar.mininterval):
+            while not ended.wait(bar.mininterval):
                 bar.refresh()
+            bar.stopped = stopped.is_set()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         yield
+    except BaseException:
+        stopped.set()
+        raise
     finally:
-        done.set()
+        ended.set()
         watcher.join()
 
 

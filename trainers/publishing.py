@@ -20,7 +20,7 @@ from modeling_lmindexer.folder import (
     read_manifest,
     verify_files,
 )
-from modeling_lmindexer.hub import files_of
+from modeling_lmindexer.hub import uploaded_files
 from modeling_lmindexer.hub_upload import RepositoryFiles, naming_refusals
 
 from .published_cards import FolderCard, Links
@@ -194,7 +194,7 @@ def checked_files(folder: Path) -> dict[str, Path | bytes]:
     finish_update(folder)
     if not (folder / IDS_NAME).is_file():
         raise FileNotFoundError(f"{folder} holds no {IDS_NAME}: give a folder that run_indexing.py wrote.")
-    files: dict[str, Path | bytes] = {name: folder / name for name in files_of(folder)}
+    files = uploaded_files(folder)
     if MANIFEST_NAME in files:
         listed = read_manifest(folder / MANIFEST_NAME)["files"]
         missing = sorted(listed.keys() - files.keys())
@@ -250,7 +250,7 @@ def page_content(folder: Path, links: Links) -> RepositoryFiles:
     missing = [name for name in ("app.py", "requirements.txt", "README.md") if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} is no folder of a Space, it lacks {missing}: name that of the page.")
-    files: dict[str, Path | bytes] = {name: folder / name for name in files_of(folder)}
+    files = uploaded_files(folder)
     card = RepoCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
     card.data.models = [links.model]  # by which the Hub links the two
     files["README.md"] = str(card).encode()

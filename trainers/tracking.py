@@ -8,16 +8,28 @@ import shlex
 import sqlite3
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, is_tensorboard_available
 from transformers.integrations.integration_utils import is_trackio_available
+from transformers.utils import logging
+
+from modeling_lmindexer.folder import ON_WINDOWS
 
 from .staged_args import StagedTrainingArguments
 from .tracked_run import TrackedRun
 
 TRACKIO_FOLDER = "trackio"
+logger = logging.get_logger(__name__)
+
+
+def quoted(text: str) -> str:
+    """A word of a command, for a POSIX shell, or on Windows for cmd."""
+    if ON_WINDOWS:
+        return '"{}"'.format(text.replace('"', '""'))
+    return shlex.quote(text)
 
 
 class OneRun(TrainerCallback):
@@ -82,7 +94,7 @@ class TensorBoardRun(OneRun, TensorBoardCallback):
     @property
     def command(self) -> str:
         """See the base class."""
-        return f"tensorboard --logdir {shlex.quote(str(self.folder))}"
+        return f"tensorboard --logdir {quoted(str(self.folder))}"
 
     def has(self, name: str) -> bool:
         """See the base class."""
@@ -123,18 +135,32 @@ class TensorBoardRun(OneRun, TensorBoardCallback):
 
 
 class TrackioRun(OneRun, TrackioCallback):
-    """A run of trackio, in `args.project`; its folder is `logging_dir/trackio`, unless TRACKIO_DIR names another."""
+    """A run of trackio, in `args.project`; its folder is `logging_dir/trackio`, unless TRACKIO_DIR names another.
+
+    trackio takes its folder when it is first imported, and for the whole process: what comes later, such as a second
+    trainer with another `logging_dir`, writes there, too, and a warning names that folder.
+    """
+
+    chosen_folder: ClassVar[str | None] = None  # where TRACKIO_DIR has it from here, and not from the user
 
     def __init__(self, run: TrackedRun, args: StagedTrainingArguments):
-        if "trackio" not in sys.modules:  # which reads it when it is imported
-            os.environ.setdefault("TRACKIO_DIR", str(Path(args.logging_dir).absolute() / TRACKIO_FOLDER))
+        own = str(Path(args.logging_dir).absolute() / TRACKIO_FOLDER)
+        if "trackio" not in sys.modules and "TRACKIO_DIR" not in os.environ:
+            os.environ["TRACKIO_DIR"] = TrackioRun.chosen_folder = own
         super().__init__(run, args)
+        named = os.environ.get("TRACKIO_DIR")
+        expected, used = own if named in (None, self.chosen_folder) else named, self._trackio.TRACKIO_DIR
+        if Path(expected) != Path(used) and not args.trackio_space_id:
+            logger.warning(
+                f"trackio writes to {used}, not to {expected}: it takes one folder for the whole process, when it is "
+                "first imported. For another, set TRACKIO_DIR before that, in a process of its own."
+            )
 
     @property
     def command(self) -> str:
         """See the base class."""
-        folder, project = shlex.quote(str(self._trackio.TRACKIO_DIR)), shlex.quote(self.project)
-        return f"TRACKIO_DIR={folder} trackio show --project {project}"
+        folder, show = str(self._trackio.TRACKIO_DIR), f"trackio show --project {quoted(self.project)}"
+        return f'set "TRACKIO_DIR={folder}" && {show}' if ON_WINDOWS else f"TRACKIO_DIR={quoted(folder)} {show}"
 
     def has(self, name: str) -> bool:
         """See the base class."""

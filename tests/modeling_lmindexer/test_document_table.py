@@ -1,6 +1,7 @@
 """The table of documents: what comes back, what a damaged file says, and what it never stands in the way of."""
 
 import os
+import re
 
 import numpy as np
 import pyarrow
@@ -67,9 +68,29 @@ def test_other_lengths_are_refused(texts, categories):
         DocumentTable(["a", "b"], texts, categories)
 
 
+@pytest.mark.parametrize("max_characters", [None, 5])
+@pytest.mark.parametrize("value", [None, float("nan"), b"red", ["red"]])
+def test_texts_are_strings(value, max_characters):
+    documents = [{"id": "a", "text": "red"}, {"id": "b", "text": value}, {"id": "c", "text": value}]
+    message = re.escape(f"2 of 3 texts are no strings, such as that of 'b': {value!r}. Give '' for none.")
+    with pytest.raises(ValueError, match=message):
+        DocumentTable.of(documents, max_characters)
+
+
+def test_empty_texts_come_back(tmp_path):
+    DocumentTable.of([{"id": 1, "text": ""}, {"id": 2, "text": "red"}], 5).save_pretrained(tmp_path)
+    assert DocumentTable.from_pretrained(tmp_path).texts == ["", "red"]
+
+
+@pytest.mark.parametrize("ids", [[None, "b"], [1.5, 2.5], ["a", 2], [b"a", b"b"]])
+def test_ids_are_of_one_kind(ids):
+    with pytest.raises(ValueError, match="must be all integers or all strings"):
+        DocumentTable(ids, ["", ""])
+
+
 def test_a_category_is_a_list_of_labels():
     assert DocumentTable([1, 2], ["", ""], [np.array(["s", "x"]), None]).categories == [("s", "x"), ()]
-    for category in ("Shoes", ["s", None], 3):
+    for category in ("Shoes", b"Shoes", ["s", None], ["s", b"x"], 3):
         with pytest.raises(ValueError, match="expected a list of labels"):
             DocumentTable([1], [""], [category])
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from modeling_lmindexer import (
 from modeling_lmindexer.folder import (
     FORMAT_VERSION,
     MANIFEST_NAME,
+    UPDATE_NAME,
     atomic_path,
     file_digest,
     read_manifest,
@@ -132,6 +134,33 @@ def test_files_are_compared_with_the_manifest(tmp_path):
     (tmp_path / "other.txt").write_text("not listed")
     verify_files([tmp_path / "other.txt"], manifest)
     verify_files([path], None)
+
+
+def test_files_of_subfolders_are_compared_by_their_path(tmp_path):
+    names, manifest = ["a.txt", "figures/a.txt"], tmp_path / MANIFEST_NAME
+    (tmp_path / "figures").mkdir()
+    for name in names:
+        (tmp_path / name).write_text(name)
+    update_manifest(tmp_path, names)
+    verify_files([tmp_path / name for name in names], manifest)
+    (tmp_path / "figures" / "a.txt").write_text("figures/b.txt")
+    call = re.escape(f"update_manifest({str(tmp_path)!r}, ['figures/a.txt'])")
+    with pytest.raises(CorruptedFolderError, match=f"a.txt differs .*{call}"):
+        verify_files([tmp_path / name for name in names], manifest)
+    update_manifest(tmp_path, ["figures/a.txt"])
+    # Some of an index's files may have been moved to their names, and others not.
+    (tmp_path / UPDATE_NAME).mkdir()
+    (tmp_path / UPDATE_NAME / "a.txt").write_text("a.txt")
+    for place in (tmp_path, tmp_path / UPDATE_NAME):
+        if place is not tmp_path:
+            manifest = manifest.rename(place / MANIFEST_NAME)
+        verify_files([tmp_path / UPDATE_NAME / "a.txt", tmp_path / "figures" / "a.txt"], manifest)
+        for path in (tmp_path / UPDATE_NAME / "a.txt", tmp_path / "figures" / "a.txt"):
+            before = path.read_bytes()
+            path.write_bytes(b"x" * len(before))
+            with pytest.raises(CorruptedFolderError, match=re.escape(f"{path} differs")):
+                verify_files([path], manifest)
+            path.write_bytes(before)
 
 
 def test_the_digest_is_that_of_the_content(tmp_path):

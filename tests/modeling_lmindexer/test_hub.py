@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ from tiny_models import tiny_inputs, tiny_model, tiny_tokenizer
 import modeling_lmindexer
 from modeling_lmindexer import SemanticIndex
 from modeling_lmindexer.folder import MANIFEST_NAME, update_manifest, write_json
-from modeling_lmindexer.hub import files_of, upload_folder
+from modeling_lmindexer.hub import files_of, upload_folder, uploaded_files
+from modeling_lmindexer.hub_upload import UploadError
 
 ROOT = Path(modeling_lmindexer.__file__).parents[1]
 # What training leaves in a folder and nobody should download.
@@ -108,6 +110,46 @@ def test_nothing_to_upload_is_an_error(tmp_path):
 def test_what_training_leaves_and_what_hides_stays_here(tmp_path):
     *_, public = write_folder(tmp_path)
     assert set(files_of(tmp_path)) == public
+
+
+def test_links_lead_to_files_of_the_folder_or_of_the_cache_of_the_hub(tmp_path):
+    """As the Hub's client makes them: to a blob of the repository, or by way of it to one that repositories share."""
+    repository, shared = tmp_path / "models--org--items", tmp_path / "blobs" / "ab" / f"ab{'0' * 62}"
+    folder, blobs = repository / "snapshots" / ("1" * 40), repository / "blobs"
+    for path in (folder / "figures", blobs, shared.parent):
+        path.mkdir(parents=True)
+    (blobs / ("2" * 40)).write_text("of git")
+    shared.write_text("of xet")
+    (blobs / ("3" * 64)).symlink_to(shared)
+    (folder / "config.json").symlink_to(f"../../blobs/{'2' * 40}")
+    (folder / "figures" / "a.png").symlink_to(f"../../../blobs/{'3' * 64}")
+    (folder / "same.json").symlink_to("config.json")
+    (folder / "b.png").symlink_to(folder / "figures" / "a.png")
+    (folder / "own.txt").write_text("own")
+    (folder / "copy.txt").symlink_to("own.txt")
+    linked = tmp_path / "linked"
+    linked.symlink_to(folder)
+    for place in (folder, linked):
+        files = uploaded_files(place)
+        assert {name: path.read_text() for name, path in files.items()} == {
+            "config.json": "of git", "same.json": "of git", "figures/a.png": "of xet", "b.png": "of xet",
+            "own.txt": "own", "copy.txt": "own",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["secret", "blobs/secret", "folder-2/secret", f"blobs/{'2' * 40}"])
+@pytest.mark.parametrize("name", ["notes.txt", "figures/a.png"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, place, name):
+    folder, secret = tmp_path / "folder", tmp_path / place
+    for path in (folder / name, secret):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_text("secret")
+    (folder / name).symlink_to(os.path.relpath(secret, (folder / name).parent))
+    with pytest.raises(UploadError, match=re.escape(f"{folder / name} is a link to {secret}, outside of {folder}")):
+        upload_folder(folder, "org/items")
+    # One that is not uploaded leads where it wants to.
+    (folder / name).rename(folder / ".hidden")
+    assert uploaded_files(folder) == {}
 
 
 @pytest.mark.slow

@@ -103,6 +103,32 @@ def test_a_phase_without_steps_shows_that_it_goes_on(clock, pipe, monkeypatch):
         raise KeyError
 
 
+def test_what_is_stopped_is_not_done(clock, pipe, monkeypatch):
+    monkeypatch.setattr(progress, "SHORT_PHASE", 0.0)
+    with pytest.raises(KeyError), progress_bar(description="queries", total=100) as bar:
+        steps(bar, clock, 5, 1.0)
+        raise KeyError
+    with pytest.raises(KeyError):
+        for number in progress_bar(range(100), description="codes"):
+            clock.now += 1
+            if number == 5:
+                raise KeyError
+    with pytest.raises(KeyError), progress_bar(description="documents") as bar:
+        steps(bar, clock, 5, 1.0)
+        raise KeyError
+    assert pipe.getvalue().splitlines() == [
+        "queries: 5 of 100, ended after 00:05",
+        "codes: 5 of 100, ended after 00:06",
+        "documents: 5, ended after 00:05",
+    ]
+    pipe.truncate(pipe.seek(0))
+    with pytest.raises(KeyboardInterrupt), activity("k-means of 9 vectors"):
+        wait_for(pipe)
+        clock.now += 61
+        raise KeyboardInterrupt
+    assert pipe.getvalue().splitlines()[1:] == ["k-means of 9 vectors: ended after 01:01"]
+
+
 PLAN = [
     PlannedStage("0", "warm-up", 10), PlannedStage("1", "position 1, a", 20, "a"),
     PlannedStage("2", "position 1, b", 10, "b"), PlannedStage("3", "position 2, a", 40, "a"),
@@ -171,6 +197,18 @@ def test_a_stage_says_which_it_is_its_losses_and_both_times(clock, pipe):
         f"{title}: 20 of 20, 00:00 left, loss 1.500, reconstruction 1.250, whole run 02:30 left",
         f"{title}: 20 of 20, done in 01:00, loss 1.500, reconstruction 1.250, whole run 02:30 left",
     ]
+
+
+def test_a_stage_that_is_stopped_says_so(clock, pipe):
+    shown, state = StageProgress(), State()
+    shown.time.clock = clock
+    shown.begin(PLAN, "1")
+    shown.on_train_begin(Arguments, state, None)
+    for state.global_step in range(1, 6):
+        clock.now += 3
+        shown.on_step_end(Arguments, state, None)
+    shown.on_train_end(Arguments, state, None)
+    assert pipe.getvalue().startswith("stage 2 of 4: position 1, a: 5 of 20, ended after 00:15, whole run ")
 
 
 def test_other_processes_show_no_stage(pipe):

@@ -334,6 +334,11 @@ def test_figures_of_a_task(tmp_path):
 
 
 def test_a_damaged_folder_is_not_published(hub, folder, tmp_path):
+    figure, content = folder / "figures" / "losses.png", (folder / "figures" / "losses.png").read_bytes()
+    figure.write_bytes(b"x")
+    with pytest.raises(CorruptedFolderError, match="losses.png has 1 bytes"):
+        publish(folder, "org/items", say=quiet)
+    figure.write_bytes(content)
     (folder / "prefix_tree.safetensors").write_bytes(b"x")
     with pytest.raises(CorruptedFolderError, match="prefix_tree.safetensors has 1 bytes"):
         publish(folder, "org/items", say=quiet)
@@ -344,6 +349,26 @@ def test_a_damaged_folder_is_not_published(hub, folder, tmp_path):
         publish(tmp_path / "none", "org/items", say=quiet)
     with pytest.raises(ValueError, match=r"parts are \['modle'\], expected some of model, ids, metrics, page"):
         PublishingSettings(parts=["modle"])
+    assert hub.files == {}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "README.md", "metrics.json"])
+def test_a_link_out_of_the_folder_is_not_followed(hub, folder, tmp_path, name):
+    (tmp_path / "secret").write_text("secret")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(UploadError, match=re.escape(f"{folder / name} is a link to {tmp_path / 'secret'}")):
+        rehearse(folder, "org/items", output_dir=tmp_path / "dry", say=quiet)
+    with pytest.raises(UploadError, match="is a link to"):
+        publish(folder, "org/items", say=quiet)
+    assert hub.files == {} and not (tmp_path / "dry").exists()
+
+
+def test_a_page_with_a_link_out_of_its_folder_is_not_published(hub, folder, tmp_path):
+    page = make_page(tmp_path)
+    (page / "key").symlink_to(folder / "config.json")
+    with pytest.raises(UploadError, match="key is a link to"):
+        publish(folder, "org/items", PublishingSettings(parts=["page"], page_folder=str(page)), say=quiet)
     assert hub.files == {}
 
 

@@ -1,6 +1,7 @@
 """What runs of several stages write into TensorBoard's event files and into trackio's database: one run, in order."""
 
-from pathlib import Path
+import sys
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from launching import launch
@@ -13,7 +14,7 @@ from transformers.integrations import integration_utils
 
 from trainers import SemanticIDTrainer
 from trainers.tracked_run import TrackedRun
-from trainers.tracking import Tracking
+from trainers.tracking import Tracking, TrackioRun
 
 BOTH = ["tensorboard", "trackio"]
 # Checkpoints at steps 3, 6 and 8 of a stage's 8, with a log every step.
@@ -240,6 +241,61 @@ def test_a_tracker_that_is_not_installed_says_how_to_get_it(tmp_path, monkeypatc
     monkeypatch.setattr("trainers.tracking._AVAILABLE", {"trackio": lambda: False, "tensorboard": lambda: True})
     with pytest.raises(ImportError, match=r"report_to names trackio.*lmindexer\[tracking\]"):
         make_trainer(tmp_path, report_to="trackio")
+
+
+def test_commands_are_those_of_the_shell(tmp_path, trackio, monkeypatch):
+    arguments = tiny_arguments(tmp_path, report_to=BOTH, project="R&D 1", logging_dir=str(tmp_path / "my runs"))
+    board, tracker = Tracking(tmp_path / "tracking.json", arguments).trackers
+    monkeypatch.setattr(trackio, "TRACKIO_DIR", Path("/my runs/trackio"))
+    assert board.command == f"tensorboard --logdir '{tmp_path}/my runs'"
+    assert tracker.command == "TRACKIO_DIR='/my runs/trackio' trackio show --project 'R&D 1'"
+    monkeypatch.setattr("trainers.tracking.ON_WINDOWS", True)
+    monkeypatch.setattr(trackio, "TRACKIO_DIR", PureWindowsPath(r"C:\my runs\trackio"))
+    assert board.command == f'tensorboard --logdir "{tmp_path}/my runs"'
+    assert tracker.command == r'set "TRACKIO_DIR=C:\my runs\trackio" && trackio show --project "R&D 1"'
+
+
+@pytest.fixture
+def fresh_trackio(trackio, tmp_path, monkeypatch):
+    """One that is not imported yet, and takes its folder then; the other is back afterwards."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "trackio.py").write_text(
+        "import os\nfrom pathlib import Path\nTRACKIO_DIR = Path(os.environ.get('TRACKIO_DIR', 'cache/trackio'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.delitem(sys.modules, "trackio")
+    monkeypatch.setenv("TRACKIO_DIR", "")  # so that it is afterwards what it was
+    monkeypatch.delenv("TRACKIO_DIR")
+    monkeypatch.setattr(TrackioRun, "chosen_folder", None)
+
+
+def trackio_run(folder: Path) -> TrackioRun:
+    arguments = tiny_arguments(folder, report_to="trackio")
+    return Tracking(folder / "tracking.json", arguments).trackers[0]
+
+
+def test_a_second_run_of_a_process_says_where_trackio_really_writes(tmp_path, fresh_trackio, caplog):
+    first, second = tmp_path / "first" / "runs" / "trackio", tmp_path / "second" / "runs" / "trackio"
+    for _ in range(2):
+        assert f"TRACKIO_DIR={first} " in trackio_run(tmp_path / "first").command
+    assert caplog.messages == []
+    assert f"TRACKIO_DIR={first} " in trackio_run(tmp_path / "second").command
+    assert [message.split(":")[0] for message in caplog.messages] == [f"trackio writes to {first}, not to {second}"]
+
+
+def test_a_folder_that_the_user_names_is_the_one_that_is_meant(tmp_path, fresh_trackio, caplog, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", "named")
+    assert "TRACKIO_DIR=named " in trackio_run(tmp_path).command and caplog.messages == []
+    monkeypatch.setenv("TRACKIO_DIR", "named too late")
+    assert "TRACKIO_DIR=named " in trackio_run(tmp_path).command
+    assert [message.split(":")[0] for message in caplog.messages] == ["trackio writes to named, not to named too late"]
+
+
+def test_trackio_that_was_imported_before_says_where_it_writes(tmp_path, fresh_trackio, caplog):
+    import trackio  # noqa: F401
+
+    assert "TRACKIO_DIR=cache/trackio " in trackio_run(tmp_path).command
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("trackio writes to cache/trackio, not to ")
 
 
 def test_other_processes_have_no_tracker(tmp_path, monkeypatch):
