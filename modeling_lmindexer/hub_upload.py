@@ -10,15 +10,16 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
+    BadRequestError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
     LocalTokenNotFoundError,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import get_token
+from huggingface_hub.utils import get_session, get_token, hf_raise_for_status
 
 from .folder import MANIFEST_NAME, CorruptedFolderError, read_manifest
 
@@ -78,7 +79,7 @@ class RepositoryFiles:
         """
         where = {"repo_id": self.repo_id, "repo_type": self.repo_type}
         with naming_refusals(self.repo_id, api):
-            self.check_card()
+            self.check_card(api)
             sdk = {"space_sdk": "gradio"} if self.repo_type == "space" else {}
             self.repo_id = api.create_repo(**where, private=private, exist_ok=True, **sdk).repo_id
             where["repo_id"] = self.repo_id
@@ -93,17 +94,26 @@ class RepositoryFiles:
             for name, value in self.variables.items():
                 api.add_space_variable(self.repo_id, name, value)
 
-    def check_card(self) -> None:
-        """Raises UploadError for a card with metadata that the Hub refuses."""
+    def check_card(self, api: HfApi) -> None:
+        """Raises UploadError for a card with metadata that the Hub refuses.
+
+        `RepoCard.validate` asks for the same, but in older versions of huggingface-hub they ask the public Hub,
+        whatever the endpoint.
+        """
         if "README.md" not in self.files:
             return
         content = self.files["README.md"]
         text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+        question = {"repoType": self.repo_type, "content": text}
+        response = get_session().post(
+            f"{api.endpoint}/api/validate-yaml", json=question, headers={"Accept": "text/plain"}
+        )
         try:
-            RepoCard(text, ignore_metadata_errors=True).validate(repo_type=self.repo_type)
-        except ValueError as error:
+            hf_raise_for_status(response)
+        except BadRequestError as error:
+            what = first_line(response.text)
             raise UploadError(
-                f"The Hub refuses the metadata at the beginning of README.md of {self.repo_id}: {first_line(error)}. "
+                f"The Hub refuses the metadata at the beginning of README.md of {self.repo_id}: {what}. "
                 "Mend them in the folder; a licence must be one of the Hub's names."
             ) from error
 
@@ -244,7 +254,7 @@ def refusal(error: Exception, repo_id: str, api: HfApi) -> str:
     return f"The Hub {kind}: {first_line(error)}. {GOES_ON if status >= 500 else ''}".rstrip()
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: Exception | str) -> str:
     """Of a message, without its full stop; the kind of error where there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
