@@ -97,8 +97,7 @@ class RepositoryFiles:
     def check_card(self, api: HfApi) -> None:
         """Raises UploadError for a card with metadata that the Hub refuses.
 
-        `RepoCard.validate` asks for the same, but in older versions of huggingface-hub they ask the public Hub,
-        whatever the endpoint.
+        `RepoCard.validate` would do, but older versions of huggingface-hub ask the public Hub, whatever the endpoint.
         """
         if "README.md" not in self.files:
             return
