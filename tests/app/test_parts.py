@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from beam_path import path_html
+from beam_path import num_candidates, path_html
 from comparison import comparison_html, marked, shared_codes, shared_words, side_of
 from finding import codes_from, find, found_html
 from hypothesis import given
@@ -77,13 +78,15 @@ def test_a_search_finds_what_the_model_finds(loaded):
     assert len(path) == 3 and {prefix.kept for prefix in path[-1].held} == {None}
 
 
-def test_the_path_tells_what_was_kept_and_pruned(loaded):
-    found, path = find(loaded, "w5 w53", 3)
+@pytest.mark.parametrize("labels", [[], ["Hats"]])
+def test_the_path_tells_what_was_kept_and_pruned(loaded, labels):
+    found, path = find(loaded, "w5 w53", 3, labels)
     codes = {tuple(row) for row in loaded.index.codes.tolist()}
+    allowed = {tuple(row) for row in loaded.index.codes[loaded.labels["Hats"]].tolist()} if labels else codes
     held = [[prefix.codes for prefix in position.held] for position in path]
     before = {()}
     for number, position in enumerate(path, 1):
-        there = {row[:number] for row in codes if row[: number - 1] in before}
+        there = {row[:number] for row in allowed if row[: number - 1] in before}
         assert position.candidates == len(there) and set(held[number - 1]) <= there
         assert sum(prefix.leads for prefix in position.held) == 1
         for prefix in position.held:
@@ -92,7 +95,15 @@ def test_the_path_tells_what_was_kept_and_pruned(loaded):
                 assert prefix.kept == sum(longer[:number] == prefix.codes for longer in held[number])
         before = set(held[number - 1])
     assert found[0].codes == next(prefix.codes for prefix in path[-1].held if prefix.leads)
-    assert "pruned" in path_html(path)
+    assert labels or "pruned" in path_html(path)
+
+
+def test_candidates_among_all_documents_are_counted_without_sorting_rows(loaded, monkeypatch):
+    codes = loaded.index.codes
+    held = [(int(code),) for code in np.unique(codes[:, 0])[:2]]
+    by_sorting = num_candidates(loaded.tree, codes, 1, held)
+    monkeypatch.setattr(np, "unique", lambda *_, **__: pytest.fail("rows are sorted"))
+    assert num_candidates(loaded.tree, None, 1, held) == by_sorting
 
 
 def test_filters(loaded):
