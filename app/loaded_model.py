@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from huggingface_hub import get_token
+from huggingface_hub.constants import HF_HOME
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from modeling_lmindexer import DocumentTable, DocumentVectors, IDTreeOverview, SemanticIndex
+
+OTHERS_ARE_PUBLIC = "On a Space, models other than its own are loaded without its token: they must be public."
 
 
 class CannotLoad(Exception):
@@ -43,18 +47,22 @@ class LoadedModel:
         """
         name = name.strip()
         check_name(name)
+        hub = hub_arguments(name)
+        is_foreign = hub.get("token") is False
         try:
-            index = SemanticIndex.from_pretrained(name)
-            kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
+            index = SemanticIndex.from_pretrained(name, **hub)
+            kind = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub).model_type
             if kind != "lmindexer":
                 raise ValueError(f"Its model is of the type {kind}: one that gives semantic IDs is expected.")
-            model = AutoModel.from_pretrained(name, trust_remote_code=False).eval()
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model = AutoModel.from_pretrained(name, trust_remote_code=False, **hub).eval()
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **hub)
             index.attach(model, tokenizer)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise CannotLoad(f"{name} cannot be shown. {error}") from error
-        table = optional(DocumentTable.from_pretrained, name)
-        return cls(name, model, tokenizer, index, table, optional(DocumentVectors.from_pretrained, name, index))
+            needed = f" {OTHERS_ARE_PUBLIC}" if is_foreign and isinstance(error, OSError) else ""
+            raise CannotLoad(f"{name} cannot be shown. {error}{needed}") from error
+        table = optional(DocumentTable.from_pretrained, name, **hub)
+        vectors = optional(DocumentVectors.from_pretrained, name, index, **hub)
+        return cls(name, model, tokenizer, index, table, vectors)
 
     @cached_property
     def tree(self) -> IDTreeOverview:
@@ -99,10 +107,23 @@ def check_name(name: str) -> None:
         raise CannotLoad(f"Found {name!r}: on a Space, give a Hub repository, such as org/name.")
 
 
-def optional(load, *arguments):
+def hub_arguments(name: str) -> dict:
+    """What every loader is told of the Hub: on a Space, its secret opens its own model alone.
+
+    Visitors name other models, which load as for anybody: without a token, and into a cache of their own, for in the
+    usual one lies what the token has brought.
+    """
+    if "SPACE_ID" not in os.environ:
+        return {}
+    if name == os.environ.get("LMINDEXER_MODEL", "").strip():
+        return {"token": get_token()}
+    return {"token": False, "cache_dir": os.path.join(HF_HOME, "visitors")}
+
+
+def optional(load, *arguments, **hub):
     """What `load` gives, `None` where the folder has no such file."""
     try:
-        return load(*arguments)
+        return load(*arguments, **hub)
     except FileNotFoundError:
         return None
     except ValueError as error:
