@@ -27,7 +27,7 @@ def main() -> None:
     shelf = Shelf()
     if arguments.model:
         try:
-            shelf.model(arguments.model)
+            shelf.keep(arguments.model)
         except CannotLoad as error:
             sys.exit(f"error: {error}")
     else:

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 import numpy as np
 from huggingface_hub import get_token
@@ -131,26 +132,48 @@ def optional(load, *arguments, **hub):
 
 
 class Shelf:
-    """The models of all visitors: the last ones that were asked for stay in memory."""
+    """The models of all visitors: the page's own one stays in memory, and beside it the last that were asked for.
 
-    def __init__(self, room: int = 3):
+    Args:
+        room: for so many beside the page's own.
+    """
+
+    def __init__(self, room: int = 2):
+        if room < 1:
+            raise ValueError(f"Found room={room}: expected at least 1, for the model that is being shown.")
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
-        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._own: set[str] = set()
+        self._lock = threading.Lock()
+        # By name, for as long as somebody loads it or waits for it: others do not wait.
+        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self.room = room
+
+    def keep(self, name: str) -> LoadedModel:
+        """The page's own model, which stays from now on. Raises CannotLoad."""
+        name = name.strip()
+        loaded = self.model(name)
+        with self._lock:
+            self._own.add(name)
+            return self._models.setdefault(name, loaded)
 
     def model(self, name: str) -> LoadedModel:
         """The model with a name, loaded unless it is there. Raises CannotLoad."""
         name = name.strip()
         loaded = self._kept(name)
         if loaded is None:
-            with self._loading:  # one at a time; who searches in another model does not wait
+            with self._turn(name):
                 loaded = self._kept(name) or self._load(name)
         return loaded
 
     def reload(self, name: str) -> LoadedModel:
         """The model as its folder is now. Raises CannotLoad; then the old one stays."""
-        with self._loading:
-            return self._load(name.strip())
+        name = name.strip()
+        with self._turn(name):
+            return self._load(name)
+
+    def _turn(self, name: str) -> threading.Lock:
+        with self._lock:
+            return self._turns.setdefault(name, threading.Lock())
 
     def _kept(self, name: str) -> LoadedModel | None:
         with self._lock:
@@ -163,6 +186,7 @@ class Shelf:
         with self._lock:
             self._models[name] = loaded
             self._models.move_to_end(name)
-            while len(self._models) > self.room:
-                self._models.popitem(last=False)
+            others = [name for name in self._models if name not in self._own]
+            for oldest in others[: -self.room]:
+                del self._models[oldest]
         return loaded

@@ -132,7 +132,7 @@ def header_html(loaded: LoadedModel | None) -> str:
 def build(shelf: Shelf, name: str = "") -> gr.Blocks:
     """The page, whose visitors begin with the model `name`, if there is one."""
     answers = Answers(shelf)
-    loaded = shelf.model(name) if name else None
+    loaded = shelf.keep(name) if name else None
     with gr.Blocks(title="LMIndexer", analytics_enabled=False, fill_width=True) as page:
         visitor, found_ids = gr.State(name), gr.State([])
         header = html(header_html(loaded))

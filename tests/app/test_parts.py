@@ -1,8 +1,10 @@
 """The parts of the page without a browser: what they find, what they say, and that nothing becomes markup."""
 
+import gc
 import json
 import re
 import threading
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -263,24 +265,102 @@ def test_what_cannot_be_loaded_is_said_and_the_old_one_stays(folder, tmp_path, m
             shelf.reload(name)
 
 
-def test_a_search_does_not_wait_for_what_another_visitor_loads(folder, monkeypatch):
-    shelf = Shelf(room=1)
-    first, started, go_on = shelf.model(str(folder)), threading.Event(), threading.Event()
+class Gates:
+    """A loader that waits for each name's gate, and counts: who loads is seen, and for how long is ours to say."""
 
-    def slow(name):
-        started.set()
-        assert go_on.wait(20)
+    def __init__(self, monkeypatch):
+        self.started, self.open = defaultdict(threading.Event), defaultdict(threading.Event)
+        self.loads, self.broken = Counter(), set()
+        monkeypatch.setattr(LoadedModel, "of", self.load)
+
+    def load(self, name):
+        self.loads[name] += 1
+        self.started[name].set()
+        assert self.open[name].wait(20)
+        if name in self.broken:
+            raise CannotLoad(f"{name} is broken")
         return SimpleNamespace(name=name)
 
-    monkeypatch.setattr(LoadedModel, "of", slow)
-    with ThreadPoolExecutor(3) as visitors:
+    def leave_open(self, *names):
+        for name in names:
+            self.open[name].set()
+
+
+@pytest.fixture
+def gates(monkeypatch):
+    gates = Gates(monkeypatch)
+    yield gates
+    gates.leave_open(*list(gates.open))  # a test that failed leaves no thread behind
+
+
+def test_nobody_waits_for_what_another_visitor_loads(gates):
+    shelf = Shelf(room=2)
+    gates.leave_open("first", "third")
+    first = shelf.model("first")
+    with ThreadPoolExecutor(4) as visitors:
         loading = [visitors.submit(shelf.model, "second") for _ in range(2)]
         try:
-            assert started.wait(20)
-            assert visitors.submit(shelf.model, str(folder)).result(timeout=20) is first
+            assert gates.started["second"].wait(20)
+            assert visitors.submit(shelf.model, "first").result(timeout=20) is first
+            assert visitors.submit(shelf.model, "third").result(timeout=20).name == "third"
+            assert visitors.submit(shelf.reload, "first").result(timeout=20) is not first
         finally:
-            go_on.set()
-        assert loading[0].result() is loading[1].result(), "loaded once"
+            gates.leave_open("second")
+        assert loading[0].result(20) is loading[1].result(20)
+    assert gates.loads == {"first": 2, "second": 1, "third": 1}
+
+
+def test_a_model_is_never_loaded_twice_at_once(gates, monkeypatch):
+    shelf, load, is_alone = Shelf(), LoadedModel.of, []
+
+    def watched(name):
+        is_alone.append(shelf._turns[name].locked() and not inside)
+        inside.append(name)
+        loaded = load(name)
+        inside.remove(name)
+        return loaded
+
+    inside: list[str] = []
+    monkeypatch.setattr(LoadedModel, "of", watched)
+    with ThreadPoolExecutor(4) as visitors:
+        loading = [visitors.submit(ask, "first") for ask in (shelf.reload, shelf.model, shelf.reload, shelf.model)]
+        try:
+            assert gates.started["first"].wait(20)
+        finally:
+            gates.leave_open("first")
+        assert {done.result(20).name for done in loading} == {"first"}
+    assert all(is_alone) and 2 <= len(is_alone) <= 3, "each reload loads, and at most one of the others"
+
+
+def test_a_failed_load_leaves_nothing_behind(gates):
+    shelf = Shelf()
+    gates.leave_open("first", "bad")
+    first, gates.broken = shelf.model("first"), {"bad", "first"}
+    for load, name in ((shelf.keep, "bad"), (shelf.model, "bad"), (shelf.reload, "first")):
+        with pytest.raises(CannotLoad, match=f"{name} is broken"):
+            load(name)
+    assert shelf.model("first") is first
+    gc.collect()
+    assert list(shelf._turns) == [] and list(shelf._models) == ["first"] and not shelf._own
+    gates.broken = set()
+    assert shelf.model("bad").name == "bad" and gates.loads["bad"] == 3
+
+
+def test_the_pages_own_model_stays_whatever_visitors_load(gates):
+    gates.leave_open("own", *"abcd")
+    shelf = Shelf(room=2)
+    own = shelf.keep("own")
+    visited = {name: shelf.model(name) for name in "abcd"}
+    assert shelf.model("own") is own and gates.loads["own"] == 1
+    assert [shelf.model(name) is visited[name] for name in "dc"] == [True, True], "the last ones beside it"
+    assert shelf.model("a") is not visited["a"]
+    again = shelf.reload("own")
+    assert again is not own
+    for name in "abcd":
+        shelf.model(name)
+    assert shelf.model("own") is again
+    with pytest.raises(ValueError, match="room=0"):
+        Shelf(room=0)
 
 
 def test_models_of_others_are_refused_and_nobody_is_asked_to_trust_their_code(tmp_path, monkeypatch):
