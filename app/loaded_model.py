@@ -4,16 +4,18 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from weakref import WeakValueDictionary
 
 import numpy as np
+import torch
 from huggingface_hub import get_token
 from huggingface_hub.constants import HF_HOME
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from modeling_lmindexer import DocumentTable, DocumentVectors, IDTreeOverview, SemanticIndex
+from modeling_lmindexer.text_codes import tokenize
 
 OTHERS_ARE_PUBLIC = "On a Space, models other than its own are loaded without its token: they must be public."
 
@@ -38,6 +40,8 @@ class LoadedModel:
     index: SemanticIndex
     table: DocumentTable | None
     vectors: DocumentVectors | None
+    # A fast tokenizer keeps padding and truncation as state: threads that set it break into each other's calls.
+    _tokenizing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, name: str) -> "LoadedModel":
@@ -78,6 +82,12 @@ class LoadedModel:
             for label in {self.table.label_of(document, depth) for depth in (1, 2)} - {None}:
                 rows.setdefault(label, []).append(row)
         return {label: np.array(rows[label]) for label in sorted(rows)}
+
+    def tokens_of(self, passage: str) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` `(1, tokens)` of a text, cut where the model's reading ends."""
+        with self._tokenizing:
+            inputs = tokenize(self.tokenizer, passage, self.model.config.max_source_length, return_tensors="pt")
+        return {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
     def text_of(self, document) -> str:
         """Text of a document; nothing where it is not known."""

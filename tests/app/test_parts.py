@@ -265,6 +265,64 @@ def test_what_cannot_be_loaded_is_said_and_the_old_one_stays(folder, tmp_path, m
             shelf.reload(name)
 
 
+@pytest.fixture
+def answers(loaded):
+    pytest.importorskip("gradio")
+    from page import Answers
+
+    return Answers(SimpleNamespace(model=lambda name: loaded))
+
+
+@pytest.mark.parametrize(
+    "number, documents", [(None, 10), (3, 3), (2.7, 2), (0, 1), (-4, 1), (99, 30), (1e400, 30), (True, 1)]
+)
+def test_any_number_of_documents_is_answered(answers, number, documents):
+    found, _, ids = answers.search("tiny", "w5", number, None, None)
+    assert len(ids) == documents == found.count("<li class"), "there are 30 documents"
+
+
+@pytest.mark.parametrize(
+    "query, number, said",
+    [(None, 10, "Type what"), (None, None, "Type what"), ("w5", "abc", "abc"), ("w5", float("nan"), "nan")],
+)
+def test_what_was_not_given_is_said(answers, query, number, said):
+    found, path, ids = answers.search("tiny", query, number, [], "")
+    assert said in found and 'role="alert"' in found and (path, ids) == ("", [])
+
+
+@pytest.mark.slow
+def test_clients_may_leave_fields_empty(folder):
+    pytest.importorskip("gradio")
+    from gradio_client import Client
+
+    from app import launch
+
+    page, (_, url, _) = launch(Shelf(), str(folder), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        client = Client(url, verbose=False)
+        for number, documents in ((None, 10), (99, 30)):
+            found, _ = client.predict("w5", number, None, None, api_name="/search")
+            assert found.count("<li class") == documents
+        assert "Type what" in client.predict(None, None, None, None, api_name="/search")[0]
+    finally:
+        page.close(verbose=False)
+
+
+def test_visitors_take_turns_at_the_tokenizer_and_leave_its_settings(folder, monkeypatch):
+    loaded, asked = LoadedModel.of(str(folder)), []
+    call = type(loaded.tokenizer).__call__
+
+    def watched(tokenizer, *arguments, **settings):
+        asked.append((loaded._tokenizing.locked(), settings))
+        return call(tokenizer, *arguments, **settings)
+
+    monkeypatch.setattr(type(loaded.tokenizer), "__call__", watched)
+    find(loaded, "w5 w53", 5)
+    side_of(loaded, "w5 w53 w5")
+    assert [is_alone for is_alone, _ in asked] == [True, True]
+    assert asked[0][1] == asked[1][1], "one that changes padding or truncation breaks into the others' calls"
+
+
 class Gates:
     """A loader that waits for each name's gate, and counts: who loads is seen, and for how long is ours to say."""
 
