@@ -11,6 +11,8 @@ import os
 import sys
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+if "SPACE_ID" in os.environ:  # its secret goes only where loaded_model.py sends it, also with requests of libraries
+    os.environ.setdefault("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
 
 from loaded_model import CannotLoad, Shelf  # noqa: E402
 from page import HERE, build, theme  # noqa: E402
@@ -25,7 +27,7 @@ def main() -> None:
     shelf = Shelf()
     if arguments.model:
         try:
-            shelf.model(arguments.model)
+            shelf.keep(arguments.model)
         except CannotLoad as error:
             sys.exit(f"error: {error}")
     else:

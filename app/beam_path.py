@@ -6,7 +6,7 @@ import numpy as np
 from loaded_model import LoadedModel
 from markup import about, bar, count, id_chips, percent, text
 
-from modeling_lmindexer import PrefixOverview
+from modeling_lmindexer import IDTreeOverview, PrefixOverview
 
 SHOWN_PREFIXES = 8
 
@@ -48,7 +48,7 @@ def beam_path(
         allowed: mask `(documents,)` that the search had.
         best: codes of the first document that was found.
     """
-    codes = loaded.index.codes if allowed is None else loaded.index.codes[allowed]
+    codes = None if allowed is None else loaded.index.codes[allowed]
     offsets, path, before = loaded.index.offsets, [], None
     held = [[tuple(row) for row in (ids[0].numpy() - offsets[: ids.shape[2]]).tolist()] for ids, _ in beams]
     for position, (prefixes, (_, scores)) in enumerate(zip(held, beams, strict=True)):
@@ -65,17 +65,27 @@ def beam_path(
                     )
                     for prefix, score in zip(prefixes, scores[0].tolist(), strict=True)
                 ),
-                num_candidates(codes, position, before),
+                num_candidates(loaded.tree, codes, position, before),
             )
         )
         before = prefixes
     return path
 
 
-def num_candidates(codes: np.ndarray, position: int, held: list[tuple[int, ...]] | None) -> int:
-    """How many prefixes of a position continue one that was `held` before it."""
-    rows = np.ones(len(codes), dtype=bool) if held is None else np.zeros(len(codes), dtype=bool)
-    for prefix in held or []:
+def num_candidates(
+    tree: IDTreeOverview, codes: np.ndarray | None, position: int, held: list[tuple[int, ...]] | None
+) -> int:
+    """How many prefixes of a position continue one that was `held` before it.
+
+    Args:
+        codes: `(documents, positions)` of the documents that were allowed; `None` for all, whose rows the tree knows.
+        held: `None` at the first position.
+    """
+    held = [()] if held is None else held
+    if codes is None:
+        return sum(tree.num_children(prefix) for prefix in held)
+    rows = np.zeros(len(codes), dtype=bool)
+    for prefix in held:
         rows |= (codes[:, :position] == prefix).all(axis=1)
     return len(np.unique(codes[rows, : position + 1], axis=0))
 

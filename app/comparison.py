@@ -31,7 +31,7 @@ def side_of(loaded: LoadedModel, typed: str) -> Side:
     document = loaded.document_named(typed)
     if document is not None:
         return Side(document, loaded.text_of(document), loaded.codes_of(document))
-    flat = loaded.index.encode([typed])[0].tolist()
+    flat = loaded.model.assign(**loaded.tokens_of(typed))[0].tolist()
     offsets = loaded.index.offsets.tolist()
     return Side(None, typed, tuple(code - offset for code, offset in zip(flat, offsets, strict=False)))
 

@@ -9,8 +9,6 @@ from beam_path import BeamPosition, beam_path
 from loaded_model import LoadedModel
 from markup import bar, id_chips, label, note, percent, text
 
-from modeling_lmindexer.text_codes import tokenize
-
 NUM_BEAMS = 20
 SHOWN_CHARACTERS = 280
 
@@ -69,10 +67,9 @@ def find(
     allowed = allowed_rows(loaded, labels or [], codes_from(prefix))
     if allowed is not None and not allowed.any():
         raise ValueError("No document has both this category and this prefix.")
-    inputs = tokenize(loaded.tokenizer, query, loaded.model.config.max_source_length, return_tensors="pt")
     result = loaded.model.search(
         index=loaded.index, num_beams=max(NUM_BEAMS, number), top_k=number, allowed=allowed, output_beams=True,
-        rescoring=loaded.vectors, input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
+        rescoring=loaded.vectors, **loaded.tokens_of(query),
     )  # fmt: skip
     documents = result.documents[0]
     codes = map(tuple, loaded.index.codes_of(documents).tolist())

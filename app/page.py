@@ -1,5 +1,6 @@
 """The page: what can be typed and clicked, and which part of the app answers."""
 
+import math
 from pathlib import Path
 
 import gradio as gr
@@ -11,7 +12,7 @@ from loaded_model import CannotLoad, LoadedModel, Shelf
 from markup import count, note, text
 
 HERE = Path(__file__).parent
-NUM_DOCUMENTS = 10
+NUM_DOCUMENTS, MOST_DOCUMENTS = 10, 50
 NO_MODEL = "Load a model first: give a folder or a Hub repository under Model."
 EXAMPLES_OF_NAMES = "Folder such as outputs/python_docs, or Hub repository such as org/lmindexer-beauty"
 # Clicks and arrow keys of everything that has its codes in `data-codes`.
@@ -55,11 +56,11 @@ class Answers:
             raise CannotLoad(NO_MODEL)
         return self.shelf.model(name)
 
-    def search(self, name: str, query: str, number: float, labels: list[str] | None, prefix: str):
-        """Documents, the beam's path, and the ids that were found."""
+    def search(self, name: str, query: str | None, number: float | None, labels: list[str] | None, prefix: str | None):
+        """Documents, the beam's path, and the ids that were found. Clients may send `None` for what is not given."""
         try:
             loaded = self.model(name)
-            found, path = find(loaded, query, int(number), labels, prefix or "")
+            found, path = find(loaded, query or "", documents_wanted(number), labels, prefix or "")
         except (CannotLoad, ValueError) as error:
             return note(str(error), "error"), "", []
         return found_html(loaded, found), path_html(path), [str(hit.document) for hit in found]
@@ -98,6 +99,19 @@ class Answers:
         return [loaded.name, note(f"{loaded.name} is loaded."), *shown(loaded), "", "", [], "", ""]
 
 
+def documents_wanted(number: float | None) -> int:
+    """How many documents a search is to find: the next number that the slider has, its default for `None`.
+
+    Raises:
+        ValueError: something else than a number.
+    """
+    if number is None:
+        return NUM_DOCUMENTS
+    if not isinstance(number, (int, float)) or math.isnan(number):
+        raise ValueError(f"Found {number!r} as the number of documents: give one from 1 to {MOST_DOCUMENTS}.")
+    return int(min(max(number, 1), MOST_DOCUMENTS))
+
+
 def shown(loaded: LoadedModel) -> list:
     """Header, choice of categories, tree, and two neighbours to compare, of a model."""
     first, second = neighbours(loaded)
@@ -132,7 +146,7 @@ def header_html(loaded: LoadedModel | None) -> str:
 def build(shelf: Shelf, name: str = "") -> gr.Blocks:
     """The page, whose visitors begin with the model `name`, if there is one."""
     answers = Answers(shelf)
-    loaded = shelf.model(name) if name else None
+    loaded = shelf.keep(name) if name else None
     with gr.Blocks(title="LMIndexer", analytics_enabled=False, fill_width=True) as page:
         visitor, found_ids = gr.State(name), gr.State([])
         header = html(header_html(loaded))
@@ -176,7 +190,8 @@ def search_part(answers: Answers, visitor: gr.State, found_ids: gr.State) -> dic
     with gr.Accordion("Filters", open=False), gr.Row():
         labels = gr.Dropdown([], multiselect=True, label="Only these categories", elem_id="lm-labels")
         prefix = gr.Textbox(label="Only IDs that begin with", placeholder="<12><40>", elem_id="lm-prefix")
-        number = gr.Slider(1, 50, NUM_DOCUMENTS, step=1, label="Documents")
+        number = gr.Slider(1, MOST_DOCUMENTS, NUM_DOCUMENTS, step=1, label="Documents")
+        number.preprocess = lambda sent: sent  # Gradio's own fails for null; `documents_wanted` looks at it
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
             html("<h2>Documents</h2>")

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the page")
     arguments = parser.parse_args()
     shelf = Shelf()
-    loaded = shelf.model(arguments.model)
+    loaded = shelf.keep(arguments.model)
     queries = drawn_queries(loaded, arguments.searches + 5)
     served, (_, address, _) = launch(shelf, arguments.model, prevent_thread_lock=True, quiet=True)
     try:

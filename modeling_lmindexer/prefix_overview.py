@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -100,6 +101,25 @@ class IDTreeOverview:
             self._summary((*codes, int(value)), slice(rows.start + int(start), rows.start + int(end)), num_samples)
             for value, start, end in zip(values, starts, ends, strict=True)
         ]
+
+    def num_children(self, codes: Sequence[int] = ()) -> int:
+        """How many prefixes have one code more; as many as [`~IDTreeOverview.children`], but only counted.
+
+        Args:
+            codes: of the prefix; errors as for [`IDTreeOverview.documents`].
+        """
+        rows = self._rows(codes)
+        return 0 if len(codes) == self.positions else int(np.count_nonzero(self._begins[len(codes), rows]))
+
+    @cached_property
+    def _begins(self) -> np.ndarray:
+        """Whether a row `(positions, documents)` is the first with its codes up to a position."""
+        begins = np.ones((self.positions, len(self.codes)), dtype=bool)
+        before = np.zeros(max(0, len(self.codes) - 1), dtype=bool)
+        for position, column in enumerate(self.codes.T):
+            before |= column[1:] != column[:-1]
+            begins[position, 1:] = before
+        return begins
 
     def _summary(self, codes: tuple[int, ...], rows: slice, num_samples: int) -> PrefixOverview:
         number = rows.stop - rows.start

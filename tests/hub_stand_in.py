@@ -23,7 +23,8 @@ class Hub:
         url: what `HF_ENDPOINT` must be.
         files: content by path, by repository.
         commits: repository and message of each commit, in order.
-        private: repositories that were made private.
+        private: repositories that were made private; they are not there for requests without a token.
+        requests: method, path and `Authorization` of each request, in order; `None` where it had none.
         unknown: requests that the real Hub may know and this one does not.
         objects: large files that have arrived, by SHA-256, whether or not a commit names them.
         sent: how often each of them was sent whole.
@@ -36,6 +37,7 @@ class Hub:
     def __init__(self, trouble: Callable | None = None):
         self.files, self.commits, self.private, self.unknown = {}, [], set(), []
         self.objects, self.sent, self.branches, self.variables = {}, Counter(), [], {}
+        self.requests: list[tuple[str, str, str | None]] = []
         self.trouble = trouble or (lambda method, path: None)
         handler = type("Handler", (HubHandler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -86,6 +88,10 @@ class HubHandler(BaseHTTPRequestHandler):
         """The Hub's way to say that there is no such thing."""
         self.answer({"error": code}, 404, X_Error_Code=code)
 
+    def shows(self, repo):
+        """Whether there is such a repository for whoever asks."""
+        return repo in self.hub.files and (repo not in self.hub.private or "Authorization" in self.headers)
+
     def commit_id(self, repo):
         """Changes with each commit."""
         number = sum(name == repo for name, _ in self.hub.commits)
@@ -95,7 +101,9 @@ class HubHandler(BaseHTTPRequestHandler):
         """Reads the request, and answers it here where there is trouble."""
         if not super().parse_request():
             return False
-        trouble = self.hub.trouble(self.command, unquote(urlsplit(self.path).path))
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append((self.command, path, self.headers.get("Authorization")))
+        trouble = self.hub.trouble(self.command, path)
         if trouble is None:
             return True
         length = int(self.headers.get("Content-Length", 0))
@@ -127,7 +135,7 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.answer({"transfer": "basic", "objects": list(map(self.lfs, json.loads(body)["objects"]))})
         if parts[0] == "api" and parts[1] in KINDS:
             repo = KINDS[parts[1]] + "/".join(parts[2:4])
-            if repo in self.hub.files:
+            if self.shows(repo):
                 if parts[4] == "preupload":
                     return self.answer({"files": [self.upload_mode(repo, f) for f in json.loads(body)["files"]]})
                 if parts[4] == "commit":
@@ -202,7 +210,7 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.answer({"name": "someone", "type": "user", "orgs": []})
         if parts[0] == "api" and parts[1] in KINDS:
             repo = KINDS[parts[1]] + "/".join(parts[2:4])
-            if repo not in self.hub.files:
+            if not self.shows(repo):
                 return self.missing("RepoNotFound")
             if parts[4:5] == ["tree"]:
                 return self.tree(repo, "/".join(parts[6:]))
@@ -214,8 +222,9 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.missing("EntryNotFound")
         resolve = parts.index("resolve") if "resolve" in parts else 0
         repo, name = "/".join(parts[:resolve]), "/".join(parts[resolve + 2 :])
-        if repo not in self.hub.files:
-            self.hub.unknown.append(f"{self.command} {self.path}")
+        if not self.shows(repo):
+            if repo not in self.hub.files:
+                self.hub.unknown.append(f"{self.command} {self.path}")
             return self.missing("RepoNotFound")
         content = self.hub.files[repo].get(name)
         if content is None:

@@ -1,15 +1,18 @@
 """The parts of the page without a browser: what they find, what they say, and that nothing becomes markup."""
 
+import gc
 import json
 import re
 import threading
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from beam_path import path_html
+from beam_path import num_candidates, path_html
 from comparison import comparison_html, marked, shared_codes, shared_words, side_of
 from finding import codes_from, find, found_html
 from hypothesis import given
@@ -77,13 +80,15 @@ def test_a_search_finds_what_the_model_finds(loaded):
     assert len(path) == 3 and {prefix.kept for prefix in path[-1].held} == {None}
 
 
-def test_the_path_tells_what_was_kept_and_pruned(loaded):
-    found, path = find(loaded, "w5 w53", 3)
+@pytest.mark.parametrize("labels", [[], ["Hats"]])
+def test_the_path_tells_what_was_kept_and_pruned(loaded, labels):
+    found, path = find(loaded, "w5 w53", 3, labels)
     codes = {tuple(row) for row in loaded.index.codes.tolist()}
+    allowed = {tuple(row) for row in loaded.index.codes[loaded.labels["Hats"]].tolist()} if labels else codes
     held = [[prefix.codes for prefix in position.held] for position in path]
     before = {()}
     for number, position in enumerate(path, 1):
-        there = {row[:number] for row in codes if row[: number - 1] in before}
+        there = {row[:number] for row in allowed if row[: number - 1] in before}
         assert position.candidates == len(there) and set(held[number - 1]) <= there
         assert sum(prefix.leads for prefix in position.held) == 1
         for prefix in position.held:
@@ -92,7 +97,15 @@ def test_the_path_tells_what_was_kept_and_pruned(loaded):
                 assert prefix.kept == sum(longer[:number] == prefix.codes for longer in held[number])
         before = set(held[number - 1])
     assert found[0].codes == next(prefix.codes for prefix in path[-1].held if prefix.leads)
-    assert "pruned" in path_html(path)
+    assert labels or "pruned" in path_html(path)
+
+
+def test_candidates_among_all_documents_are_counted_without_sorting_rows(loaded, monkeypatch):
+    codes = loaded.index.codes
+    held = [(int(code),) for code in np.unique(codes[:, 0])[:2]]
+    by_sorting = num_candidates(loaded.tree, codes, 1, held)
+    monkeypatch.setattr(np, "unique", lambda *_, **__: pytest.fail("rows are sorted"))
+    assert num_candidates(loaded.tree, None, 1, held) == by_sorting
 
 
 def test_filters(loaded):
@@ -252,24 +265,160 @@ def test_what_cannot_be_loaded_is_said_and_the_old_one_stays(folder, tmp_path, m
             shelf.reload(name)
 
 
-def test_a_search_does_not_wait_for_what_another_visitor_loads(folder, monkeypatch):
-    shelf = Shelf(room=1)
-    first, started, go_on = shelf.model(str(folder)), threading.Event(), threading.Event()
+@pytest.fixture
+def answers(loaded):
+    pytest.importorskip("gradio")
+    from page import Answers
 
-    def slow(name):
-        started.set()
-        assert go_on.wait(20)
+    return Answers(SimpleNamespace(model=lambda name: loaded))
+
+
+@pytest.mark.parametrize(
+    "number, documents", [(None, 10), (3, 3), (2.7, 2), (0, 1), (-4, 1), (99, 30), (1e400, 30), (True, 1)]
+)
+def test_any_number_of_documents_is_answered(answers, number, documents):
+    found, _, ids = answers.search("tiny", "w5", number, None, None)
+    assert len(ids) == documents == found.count("<li class"), "there are 30 documents"
+
+
+@pytest.mark.parametrize(
+    "query, number, said",
+    [(None, 10, "Type what"), (None, None, "Type what"), ("w5", "abc", "abc"), ("w5", float("nan"), "nan")],
+)
+def test_what_was_not_given_is_said(answers, query, number, said):
+    found, path, ids = answers.search("tiny", query, number, [], "")
+    assert said in found and 'role="alert"' in found and (path, ids) == ("", [])
+
+
+@pytest.mark.slow
+def test_clients_may_leave_fields_empty(folder):
+    pytest.importorskip("gradio")
+    from gradio_client import Client
+
+    from app import launch
+
+    page, (_, url, _) = launch(Shelf(), str(folder), prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        client = Client(url, verbose=False)
+        for number, documents in ((None, 10), (99, 30)):
+            found, _ = client.predict("w5", number, None, None, api_name="/search")
+            assert found.count("<li class") == documents
+        assert "Type what" in client.predict(None, None, None, None, api_name="/search")[0]
+    finally:
+        page.close(verbose=False)
+
+
+def test_visitors_take_turns_at_the_tokenizer_and_leave_its_settings(folder, monkeypatch):
+    loaded, asked = LoadedModel.of(str(folder)), []
+    call = type(loaded.tokenizer).__call__
+
+    def watched(tokenizer, *arguments, **settings):
+        asked.append((loaded._tokenizing.locked(), settings))
+        return call(tokenizer, *arguments, **settings)
+
+    monkeypatch.setattr(type(loaded.tokenizer), "__call__", watched)
+    find(loaded, "w5 w53", 5)
+    side_of(loaded, "w5 w53 w5")
+    assert [is_alone for is_alone, _ in asked] == [True, True]
+    assert asked[0][1] == asked[1][1], "one that changes padding or truncation breaks into the others' calls"
+
+
+class Gates:
+    """A loader that waits for each name's gate, and counts: who loads is seen, and for how long is ours to say."""
+
+    def __init__(self, monkeypatch):
+        self.started, self.open = defaultdict(threading.Event), defaultdict(threading.Event)
+        self.loads, self.broken = Counter(), set()
+        monkeypatch.setattr(LoadedModel, "of", self.load)
+
+    def load(self, name):
+        self.loads[name] += 1
+        self.started[name].set()
+        assert self.open[name].wait(20)
+        if name in self.broken:
+            raise CannotLoad(f"{name} is broken")
         return SimpleNamespace(name=name)
 
-    monkeypatch.setattr(LoadedModel, "of", slow)
-    with ThreadPoolExecutor(3) as visitors:
+    def leave_open(self, *names):
+        for name in names:
+            self.open[name].set()
+
+
+@pytest.fixture
+def gates(monkeypatch):
+    gates = Gates(monkeypatch)
+    yield gates
+    gates.leave_open(*list(gates.open))  # a test that failed leaves no thread behind
+
+
+def test_nobody_waits_for_what_another_visitor_loads(gates):
+    shelf = Shelf(room=2)
+    gates.leave_open("first", "third")
+    first = shelf.model("first")
+    with ThreadPoolExecutor(4) as visitors:
         loading = [visitors.submit(shelf.model, "second") for _ in range(2)]
         try:
-            assert started.wait(20)
-            assert visitors.submit(shelf.model, str(folder)).result(timeout=20) is first
+            assert gates.started["second"].wait(20)
+            assert visitors.submit(shelf.model, "first").result(timeout=20) is first
+            assert visitors.submit(shelf.model, "third").result(timeout=20).name == "third"
+            assert visitors.submit(shelf.reload, "first").result(timeout=20) is not first
         finally:
-            go_on.set()
-        assert loading[0].result() is loading[1].result(), "loaded once"
+            gates.leave_open("second")
+        assert loading[0].result(20) is loading[1].result(20)
+    assert gates.loads == {"first": 2, "second": 1, "third": 1}
+
+
+def test_a_model_is_never_loaded_twice_at_once(gates, monkeypatch):
+    shelf, load, is_alone = Shelf(), LoadedModel.of, []
+
+    def watched(name):
+        is_alone.append(shelf._turns[name].locked() and not inside)
+        inside.append(name)
+        loaded = load(name)
+        inside.remove(name)
+        return loaded
+
+    inside: list[str] = []
+    monkeypatch.setattr(LoadedModel, "of", watched)
+    with ThreadPoolExecutor(4) as visitors:
+        loading = [visitors.submit(ask, "first") for ask in (shelf.reload, shelf.model, shelf.reload, shelf.model)]
+        try:
+            assert gates.started["first"].wait(20)
+        finally:
+            gates.leave_open("first")
+        assert {done.result(20).name for done in loading} == {"first"}
+    assert all(is_alone) and 2 <= len(is_alone) <= 3, "each reload loads, and at most one of the others"
+
+
+def test_a_failed_load_leaves_nothing_behind(gates):
+    shelf = Shelf()
+    gates.leave_open("first", "bad")
+    first, gates.broken = shelf.model("first"), {"bad", "first"}
+    for load, name in ((shelf.keep, "bad"), (shelf.model, "bad"), (shelf.reload, "first")):
+        with pytest.raises(CannotLoad, match=f"{name} is broken"):
+            load(name)
+    assert shelf.model("first") is first
+    gc.collect()
+    assert list(shelf._turns) == [] and list(shelf._models) == ["first"] and not shelf._own
+    gates.broken = set()
+    assert shelf.model("bad").name == "bad" and gates.loads["bad"] == 3
+
+
+def test_the_pages_own_model_stays_whatever_visitors_load(gates):
+    gates.leave_open("own", *"abcd")
+    shelf = Shelf(room=2)
+    own = shelf.keep("own")
+    visited = {name: shelf.model(name) for name in "abcd"}
+    assert shelf.model("own") is own and gates.loads["own"] == 1
+    assert [shelf.model(name) is visited[name] for name in "dc"] == [True, True], "the last ones beside it"
+    assert shelf.model("a") is not visited["a"]
+    again = shelf.reload("own")
+    assert again is not own
+    for name in "abcd":
+        shelf.model(name)
+    assert shelf.model("own") is again
+    with pytest.raises(ValueError, match="room=0"):
+        Shelf(room=0)
 
 
 def test_models_of_others_are_refused_and_nobody_is_asked_to_trust_their_code(tmp_path, monkeypatch):

@@ -79,6 +79,28 @@ results["sizes"] = AutoModel.from_pretrained("org/parts").config.position_sizes
 print(json.dumps(results))
 """
 
+# Every loader of ours, and what it reads later, for somebody who has a token and says that none is to be sent.
+WITHOUT_A_TOKEN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from transformers import AutoConfig, AutoModel
+from modeling_lmindexer import DocumentTable, DocumentVectors, PrefixTreeLogitsProcessor, SemanticIndex
+
+hub = {"token": False}
+index = SemanticIndex.from_pretrained("org/model", **hub)
+print(len(list(index.changes())))
+model = AutoModel.from_pretrained("org/model", **hub)
+AutoConfig.from_pretrained("org/model", **hub)
+PrefixTreeLogitsProcessor.from_pretrained("org/model", **hub).filtered(["d1"])
+model.load_prefix_tree("org/model", **hub)
+model.load_index("org/model", **hub)
+for load in (DocumentTable.from_pretrained, lambda *a, **k: DocumentVectors.from_pretrained(*a, index, **k)):
+    try:
+        load("org/model", **hub)
+    except FileNotFoundError:
+        pass
+"""
+
 
 def write_folder(folder):
     """As run_indexing.py leaves it: the model folder, listed in its manifest, and the traces of training."""
@@ -206,3 +228,24 @@ def test_up_to_the_hub_and_down_again(tmp_path):
     assert results["ids of documents"] == [index.document_ids, codes.tolist()]
     assert results["without a manifest"] == model.config.position_sizes
     assert "org/model" in results["missing"] and "semantic_ids.parquet" in results["missing"]
+
+
+@pytest.mark.slow
+def test_no_loader_sends_a_token_when_none_is_to_be_sent(tmp_path):
+    write_folder(tmp_path / "folder")
+    with Hub() as hub:
+        hub.files["org/model"] = {
+            name: (tmp_path / "folder" / name).read_bytes() for name in files_of(tmp_path / "folder")
+        }
+        run = subprocess.run(
+            [sys.executable, "-c", WITHOUT_A_TOKEN, str(ROOT)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | hub.environment(tmp_path / "home"),
+        )
+    assert run.returncode == 0, run.stderr[-2000:]
+    asked = {Path(path).name for _, path, _ in hub.requests}
+    assert {"semantic_ids.parquet", "model.safetensors", "prefix_tree.safetensors", "documents.parquet"} <= asked
+    assert "document_vectors.safetensors" in asked and hub.unknown == []
+    assert {token for *_, token in hub.requests} == {None}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,18 @@ def test_children_are_what_a_loop_over_the_documents_finds(codes):
                 assert [child.share_of(name) for name in labels] == [n / len(inside) for n in labels.values()]
 
 
+@given(CODES)
+def test_the_number_of_children_is_that_of_the_different_codes_under_a_prefix(codes):
+    index, _ = some_index(codes)
+    tree = IDTreeOverview(index)
+    for length in range(4):
+        for prefix in {tuple(row[:length]) for row in index.codes.tolist()}:
+            under = index.codes[(index.codes[:, :length] == prefix).all(axis=1)]
+            expected = len(np.unique(under[:, : length + 1], axis=0)) if length < 3 else 0
+            assert tree.num_children(prefix) == len(tree.children(prefix)) == expected
+    assert tree.num_children() == len(np.unique(index.codes[:, 0]))
+
+
 def test_it_follows_no_change_of_the_index_and_needs_no_categories():
     index, _ = some_index([(0, 1), (2, 2), (0, 1)])
     tree = IDTreeOverview(index)
@@ -54,3 +67,7 @@ def test_prefixes_that_are_not_there_are_named():
         tree.overview([0, 3, 0])
     with pytest.raises(ValueError, match=r"at most 3 codes.*\[0, 1, 0, 0\]"):
         tree.children([0, 1, 0, 0])
+    with pytest.raises(KeyError, match="begins with <0><3>"):
+        tree.num_children([0, 3])
+    with pytest.raises(ValueError, match="at most 3 codes"):
+        tree.num_children([0, 1, 0, 0])
