@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -15,6 +16,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # As in setup.cfg, for scripts that run as processes of their own; a variable can name no more than whole modules.
 GOING_AWAY = ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
 os.environ.setdefault("PYTHONWARNINGS", ",".join(f"error::{category}:__main__" for category in GOING_AWAY))
+
+# No test is timed: a busy machine is no error.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Test helpers of one folder import each other by name; importlib mode does not put them on the path.
 sys.path.insert(0, str(Path(__file__).parent))
