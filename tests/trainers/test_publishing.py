@@ -398,7 +398,7 @@ def test_a_dry_run_writes_over_nothing(folder, tmp_path):
         rehearse(folder, "org/items", output_dir=folder, say=quiet)
 
 
-def test_a_dry_run_does_not_become_a_part_of_the_folder(folder, tmp_path):
+def test_a_dry_run_does_not_become_a_part_of_the_folder(folder):
     with pytest.raises(ValueError, match="would be published with it"):
         rehearse(folder, "org/items", output_dir=folder / "published", say=quiet)
     assert not (folder / "published").exists()
